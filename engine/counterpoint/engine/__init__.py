@@ -1,0 +1,1 @@
+"""The Counterpoint engine: aligned windows, compiled encoders and fusion, predictions in Redis."""

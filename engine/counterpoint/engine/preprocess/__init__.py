@@ -1,0 +1,1 @@
+"""Preprocessing shared by trainer and engine: faces, sound and text, ready for the encoders."""

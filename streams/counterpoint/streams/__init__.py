@@ -1,0 +1,1 @@
+"""Live and recorded streams: samples with capture times, and the sources that make them."""

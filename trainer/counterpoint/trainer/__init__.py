@@ -1,0 +1,1 @@
+"""The Counterpoint trainer: from labelled data to a bundle that the engine runs."""

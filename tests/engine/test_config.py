@@ -66,5 +66,5 @@ def test_a_bad_set_pair_is_refused(pair: str) -> None:
 def test_a_missing_file_and_bad_toml_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="not valid TOML.*line 1"):
+    with pytest.raises(ConfigError, match=r"not valid TOML.*line 1"):
         load_config(write(tmp_path, "time = = 3\n"))

@@ -72,6 +72,22 @@ class TimeSection:
             return f"deadline_ms must be positive, not {self.deadline_ms}"
         return None
 
+    def stride(self, bundle_hop_ns: int) -> int:
+        """Bundle hops from one window to the next.
+
+        Raises:
+            ConfigError: hop_ms is no multiple of the bundle's hop.
+        """
+        if self.hop_ms == 0:
+            return 1
+        stride, rest = divmod(self.hop_ms * NS_PER_MS, bundle_hop_ns)
+        if rest:
+            raise ConfigError(
+                f"time.hop_ms={self.hop_ms}: must be a multiple of the bundle's hop of "
+                f"{bundle_hop_ns // NS_PER_MS} ms"
+            )
+        return stride
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisSection:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +22,14 @@ class Lane(Protocol):
 
     async def submit(self, fn: Callable[[], T]) -> T:
         """Run ``fn`` and give its result; its exception is raised here."""
+        ...
+
+
+class Timer(Protocol):
+    """A callback that was asked for."""
+
+    def cancel(self) -> None:
+        """Do not call it any more. Harmless when it was called."""
         ...
 
 
@@ -38,6 +46,10 @@ class Runtime(Protocol):
 
     async def sleep_until(self, t_ns: int) -> None:
         """Return once ``now_ns() >= t_ns``."""
+        ...
+
+    def call_at(self, t_ns: int, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` on the loop once ``now_ns() >= t_ns``, give or take the loop's tick."""
         ...
 
     def rng(self, name: str) -> random.Random:
@@ -85,11 +97,16 @@ class SystemRuntime:
 
     async def sleep_until(self, t_ns: int) -> None:
         # The loop's own clock may be coarse (uvloop: 1 ms), so look again after each sleep.
-        while (left_ns := t_ns - time.monotonic_ns()) > 0:
+        while (left_ns := t_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - nothing to wait on but time
             await asyncio.sleep(left_ns / 1e9)
 
+    def call_at(self, t_ns: int, callback: Callable[[], None]) -> Timer:
+        delay_ns = max(0, t_ns - time.monotonic_ns())
+        return asyncio.get_running_loop().call_later(delay_ns / 1e9, callback)
+
     def rng(self, name: str) -> random.Random:
-        return random.Random(None if self._seed is None else f"{self._seed}/{name}")
+        # Jitter, never secrets.
+        return random.Random(None if self._seed is None else f"{self._seed}/{name}")  # noqa: S311
 
     def new_id(self) -> str:
         return uuid.uuid4().hex
@@ -110,7 +127,7 @@ class SystemRuntime:
             lane.close()
         self._lanes.clear()
 
-    def __enter__(self) -> SystemRuntime:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

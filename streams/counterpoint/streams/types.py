@@ -95,9 +95,8 @@ class AudioChunk:
 
     def __post_init__(self) -> None:
         if self.samples.dtype != np.float32 or self.samples.ndim != 1 or not len(self.samples):
-            raise TypeError(
-                f"samples must be (N,) float32, N >= 1, not {self.samples.shape} {self.samples.dtype}"
-            )
+            got = f"{self.samples.shape} {self.samples.dtype}"
+            raise TypeError(f"samples must be (N,) float32, N >= 1, not {got}")
         if self.rate_hz <= 0:
             raise ValueError(f"rate_hz must be positive, not {self.rate_hz}")
         _freeze(self.samples)

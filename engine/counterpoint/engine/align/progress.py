@@ -1,0 +1,128 @@
+"""How far a source has come, and how a cell-wise modality stands in a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from counterpoint.engine.align.window import AlignSpec, Part, State, Tally
+
+_MS = 1_000_000
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of one source. ``last_arrival_ns`` starts at the origin."""
+
+    name: str
+    last_arrival_ns: int = 0
+    bound_ns: int = 0
+    ended: bool = False
+    error: str | None = None
+
+    def ended_reason(self) -> str:
+        return "ended" if self.error is None else f"ended: {self.error}"
+
+    def end(self, error: str | None) -> None:
+        """Nothing more will come. Only the first end counts."""
+        if not self.ended:
+            self.ended = True
+            self.error = error
+
+
+@dataclass(slots=True)
+class Tallies:
+    """The counters of one source while they grow; see `Tally`."""
+
+    received: int = 0
+    used: int = 0
+    late: int = 0
+    duplicate: int = 0
+    not_sampled: int = 0
+    out_of_range: int = 0
+
+    def snapshot(self, in_flight: int) -> Tally:
+        return Tally(
+            received=self.received,
+            used=self.used,
+            late=self.late,
+            duplicate=self.duplicate,
+            not_sampled=self.not_sampled,
+            out_of_range=self.out_of_range,
+            in_flight=in_flight,
+        )
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Running totals over sealed cells, so that a window's coverage costs the same for any context.
+
+    For each sealed cell that a window to come can begin or end with: the units (instants or
+    samples) with content from the origin up to the cell's end, and the time of the newest one.
+    """
+
+    totals: dict[int, tuple[int, int | None]] = field(default_factory=lambda: {0: (0, None)})
+    last: int = 0
+
+    def add(self, units: int, newest_ns: int | None) -> None:
+        """Append the next cell; ``newest_ns`` is None where it is empty."""
+        total, newest = self.totals[self.last]
+        self.last += 1
+        self.totals[self.last] = (total + units, newest if newest_ns is None else newest_ns)
+
+    def content(self, first: int, last: int) -> tuple[int, int | None]:
+        """Units in cells ``first``..``last``, and the newest content among them, if any."""
+        total, newest = self.totals[last]
+        units = total - self.totals[first - 1][0]
+        return units, newest if units else None
+
+    def forget(self, before: int) -> None:
+        """Drop the entry before cell ``before``, which no window will begin with any more."""
+        self.totals.pop(before - 1, None)
+
+
+def stand(  # noqa: PLR0913 - one argument for each column of the table in `State`
+    spec: AlignSpec,
+    progress: Progress | None,
+    *,
+    start_ns: int,
+    end_ns: int,
+    now_ns: int,
+    coverage: float,
+    newest_ns: int | None,
+    satisfied: bool,
+) -> Part:
+    """How video or audio stands in the window ``[start_ns, end_ns)``: the table of `State`.
+
+    Args:
+        satisfied: the content is all that was asked for (the rows "present").
+        newest_ns: time of the newest content, None when empty.
+    """
+    complete = False
+    reason: str | None = None
+    if progress is None:
+        state, reason = State.MISSING, "no source"
+    else:
+        complete = progress.ended or progress.bound_ns >= end_ns
+        quiet_ns = now_ns - progress.last_arrival_ns
+        if progress.ended and newest_ns is None:
+            state, reason = State.MISSING, progress.ended_reason()
+        elif not complete and quiet_ns >= spec.idle_ns:
+            state = State.STALLED if quiet_ns >= spec.stalled_ns else State.IDLE
+            reason = f"nothing arrived for {quiet_ns // _MS} ms"
+        elif not complete:
+            state, reason = State.PARTIAL, "incomplete at the deadline"
+        elif newest_ns is None:
+            state, reason = State.SILENT, "nothing in the context"
+        elif satisfied:
+            state = State.PRESENT
+        else:
+            state = State.PARTIAL
+            reason = progress.ended_reason() if progress.ended else "gaps"
+    return Part(
+        start_ns=start_ns,
+        state=state,
+        reason=reason,
+        coverage=coverage,
+        age_ns=None if newest_ns is None else end_ns - newest_ns,
+        complete=complete,
+    )

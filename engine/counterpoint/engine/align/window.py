@@ -1,0 +1,263 @@
+"""What the aligner is told and what it gives: specification, cells, lines, windows, counters."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from counterpoint.streams.types import (
+    NS_PER_S,
+    BoolArray,
+    ChatLine,
+    Float32Array,
+    Modality,
+    VideoFrame,
+)
+
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignSpec:
+    """The grid, the contexts and the patience of an aligner. All spans in nanoseconds.
+
+    Fields:
+        hop_ns: window k = 1, 2, ... ends at k * hop_ns; so does cell k of video and of audio.
+        video_context_ns, audio_context_ns: length of the context; whole hops.
+        chat_context_ns: length of the context of chat; any positive length.
+        video_tolerance_ns: the picture of instant g is the newest with g - tolerance <= t < g.
+        audio_rate_hz: rate of every chunk; a hop must hold a whole number of samples.
+        chat_max_lines: newest lines kept for a window.
+        deadline_ns: a window is emitted at its end + deadline_ns at the latest.
+        idle_ns: a source from which nothing arrived for so long is not waited for.
+        stalled_ns: after so long it is called stalled instead of idle.
+        chat_delay_ns: heartbeat of chat: at any instant ``now``, lines sent before
+            ``now - chat_delay_ns`` are taken to have arrived. Used for coverage and completeness
+            of chat only; no window ever waits for chat.
+        max_ahead_ns: what lies further ahead of its arrival is out of range.
+    """
+
+    hop_ns: int = 250 * _MS
+    video_context_ns: int = 2_000 * _MS
+    audio_context_ns: int = 3_000 * _MS
+    chat_context_ns: int = 10_000 * _MS
+    video_tolerance_ns: int = 250 * _MS
+    audio_rate_hz: int = 16_000
+    chat_max_lines: int = 8
+    deadline_ns: int = 250 * _MS
+    idle_ns: int = 150 * _MS
+    stalled_ns: int = 2_000 * _MS
+    chat_delay_ns: int = 100 * _MS
+    max_ahead_ns: int = 10_000 * _MS
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hop_ns",
+            "video_context_ns",
+            "audio_context_ns",
+            "chat_context_ns",
+            "video_tolerance_ns",
+            "audio_rate_hz",
+            "chat_max_lines",
+            "idle_ns",
+            "max_ahead_ns",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("deadline_ns", "chat_delay_ns"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("video_context_ns", "audio_context_ns"):
+            if getattr(self, name) % self.hop_ns:
+                raise ValueError(
+                    f"{name} must be whole hops of {self.hop_ns} ns, not {getattr(self, name)}"
+                )
+        if self.hop_ns * self.audio_rate_hz % NS_PER_S:
+            raise ValueError(
+                f"a hop of {self.hop_ns} ns holds no whole number of samples "
+                f"at {self.audio_rate_hz} Hz"
+            )
+        if self.stalled_ns < self.idle_ns:
+            raise ValueError(
+                f"stalled_ns ({self.stalled_ns}) must not be less than idle_ns ({self.idle_ns})"
+            )
+
+    @property
+    def samples_per_hop(self) -> int:
+        """Audio samples in one cell."""
+        return self.hop_ns * self.audio_rate_hz // NS_PER_S
+
+
+class State(enum.StrEnum):
+    """What a modality is in one window, at its emission. The first row that holds decides.
+
+    "Complete" means: the source's bound has reached the end of the window, or the source has
+    ended. "Empty" means: nothing of it in the context. "Quiet" is the time from its last arrival
+    (of anything, bounds and late items too; the origin if there was none) to the emission.
+
+    ======== ======================================================= =========================
+    state    when                                                    reason
+    ======== ======================================================= =========================
+    missing  the session has no source for it                        no source
+    missing  ended and empty                                         ended, or ended: <error>
+    present  chat: any line in the context                           None
+    silent   chat: no line in the context                            no lines
+    stalled  not complete, quiet >= stalled_ns                       nothing arrived for <n> ms
+    idle     not complete, quiet >= idle_ns                          nothing arrived for <n> ms
+    partial  not complete (so: emitted at the deadline)              incomplete at the deadline
+    silent   complete and empty (bounds or later items say so)       nothing in the context
+    present  video: the newest instant has a picture                 None
+    present  audio: every sample of the context is valid             None
+    partial  everything else: gaps, or the source ended in between   gaps, or as for ended
+    ======== ======================================================= =========================
+
+    The part of a context before the origin does not exist and counts for nothing. "No face" and
+    "no voice" are not for the aligner to see.
+    """
+
+    PRESENT = "present"
+    SILENT = "silent"
+    IDLE = "idle"
+    STALLED = "stalled"
+    PARTIAL = "partial"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoCell:
+    """The picture of one sampling instant, final. Each index comes once, in order, from 1.
+
+    Fields:
+        index: the instant is index * hop_ns.
+        frame: the newest frame with instant - tolerance <= t < instant, or None. Only with a
+            tolerance above the hop can one frame be in several cells.
+    """
+
+    index: int
+    frame: VideoFrame | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AudioCell:
+    """The sound of one hop, final. Each index comes once, in order, from 1.
+
+    Fields:
+        index: the cell is [(index - 1) * hop_ns, index * hop_ns).
+        samples: (samples_per_hop,) float32, read-only, zero where not valid.
+        valid: (samples_per_hop,) bool, read-only.
+    """
+
+    index: int
+    samples: Float32Array
+    valid: BoolArray
+
+    def __repr__(self) -> str:
+        return f"AudioCell({self.index}, {int(self.valid.sum())} of {len(self.valid)} valid)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of chat, given as soon as it arrives so that it is encoded once, ahead of its window.
+
+    Only lines that can still be among the newest of some window are given.
+    """
+
+    line: ChatLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """How one modality stands in one window.
+
+    Fields:
+        start_ns: the context is [start_ns, end of the window); never before the origin.
+        state: see `State`.
+        reason: why it is not present; None when it is.
+        coverage: 0..1. Video: instants with a picture; audio: valid samples; chat: the part of
+            the context before the heartbeat's bound (0 when missing).
+        age_ns: end of the window less the time of the newest content (video: capture; audio: end
+            of the newest valid sample; chat: sending), or None without any.
+        complete: the bound had reached the window's end, or the source had ended.
+    """
+
+    start_ns: int
+    state: State
+    reason: str | None
+    coverage: float
+    age_ns: int | None
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One final window. Every cell and line that it names was given before it.
+
+    Fields:
+        index: 1, 2, 3, ...; none is left out.
+        end_ns: index * hop_ns. Content is strictly before it.
+        video_cells, audio_cells: indices of the cells of the context, oldest first; shorter than
+            the context near the origin; present as empty cells where nothing was.
+        chat_lines: sequence numbers of the newest lines of the context, oldest first.
+        parts: how each modality stands; always all three.
+        emitted_ns: session instant at which the window was due and closed.
+        complete: every source of video and audio was complete; False when the window was closed
+            at the deadline or without an idle source.
+        epoch: epoch of the timeline.
+    """
+
+    index: int
+    end_ns: int
+    video_cells: range
+    audio_cells: range
+    chat_lines: tuple[int, ...]
+    parts: Mapping[Modality, Part]
+    emitted_ns: int
+    complete: bool
+    epoch: int = 0
+
+
+Output: TypeAlias = VideoCell | AudioCell | Line | Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What became of the items of one source. ``received`` is the sum of all the others.
+
+    Fields:
+        used: in a cell (video, audio) or in a window (chat) that was given. A chunk of which any
+            sample is used is used.
+        late: behind the last sealed cell (video, audio), or older than the context of every
+            window to come (chat).
+        duplicate: nothing new: the same (t_ns, sequence) of a frame or line, or a chunk whose
+            samples were all there already.
+        not_sampled: passed over: a newer frame took its instant or no instant is within the
+            tolerance; chat_max_lines newer lines were there.
+        out_of_range: before the origin, further than max_ahead_ns ahead, after the end of its
+            source or of the session.
+        in_flight: kept for what is still to be closed.
+    """
+
+    received: int = 0
+    used: int = 0
+    late: int = 0
+    duplicate: int = 0
+    not_sampled: int = 0
+    out_of_range: int = 0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Conservation at one instant.
+
+    Fields:
+        items: for each modality with a source.
+        audio_samples: the same for single samples of audio.
+        windows: windows given.
+    """
+
+    items: Mapping[Modality, Tally]
+    audio_samples: Tally
+    windows: int

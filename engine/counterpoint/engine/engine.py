@@ -1,0 +1,164 @@
+"""The engine: one process's models and Redis connection, and the sessions that share them.
+
+    async with Engine.open(config) as engine:
+        async with engine.session("demo", open_demo()) as session:
+            async for prediction in session.predictions():
+                ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from counterpoint.engine.bundle import default_bundle_path, load_bundle
+from counterpoint.engine.config import Config, load_config
+from counterpoint.engine.device import open_device
+from counterpoint.engine.encode import Models
+from counterpoint.engine.publish import Publisher
+from counterpoint.engine.redis_server import resolve_redis
+from counterpoint.engine.session import Session
+from counterpoint.engine.sources import OpenSources
+from counterpoint.streams.errors import CounterpointError
+from counterpoint.streams.runtime import Runtime, SystemRuntime
+
+log = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT_S = 5.0
+"""How long a closing engine waits for Redis to take what is left."""
+
+
+class Engine:
+    """Models, publisher and runtime of one process. Made by `Engine.open`."""
+
+    def __init__(
+        self, *, config: Config, models: Models, publisher: Publisher, runtime: Runtime, redis_url: str
+    ) -> None:
+        self.config = config
+        self.models = models
+        self.publisher = publisher
+        self.redis_url = redis_url
+        self._runtime = runtime
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config | Path | str | None = None, *, runtime: Runtime | None = None
+    ) -> AsyncIterator[Engine]:
+        """Load the bundle, start or reach Redis, and publish until the block ends.
+
+        Args:
+            config: a resolved configuration, or the path of a TOML file; None for the defaults.
+            runtime: clock, waiting and threads; the system's by default.
+
+        Raises:
+            UsageError: a configuration or bundle that cannot be used.
+            UnavailableError: the device or Redis is not to be had.
+        """
+        if not isinstance(config, Config):
+            config = load_config(None if config is None else Path(config))
+        if runtime is None:
+            with SystemRuntime() as system:
+                async with cls._opened(config, system) as engine:
+                    yield engine
+        else:
+            async with cls._opened(config, runtime) as engine:
+                yield engine
+
+    @classmethod
+    @asynccontextmanager
+    async def _opened(cls, config: Config, runtime: Runtime) -> AsyncIterator[Engine]:
+        path = Path(config.engine.bundle) if config.engine.bundle else default_bundle_path()
+        device = open_device(config.engine.device)
+        try:
+            # Hashing and compiling a bundle takes a second: not on the loop.
+            models = await runtime.lane("load").submit(
+                lambda: Models.load(load_bundle(path), device)
+            )
+            async with resolve_redis(config.redis.url, runtime) as redis_url:
+                publisher = Publisher(
+                    redis_url,
+                    runtime,
+                    stream_maxlen=config.redis.stream_maxlen,
+                    queue_size=config.redis.queue_size,
+                    timeout_s=config.redis.timeout_ms / 1e3,
+                )
+                engine = cls(
+                    config=config,
+                    models=models,
+                    publisher=publisher,
+                    runtime=runtime,
+                    redis_url=redis_url,
+                )
+                async with asyncio.TaskGroup() as group:
+                    publishing = runtime.spawn(group, "publish", publisher.run())
+                    try:
+                        yield engine
+                    finally:
+                        left = await publisher.drain(DRAIN_TIMEOUT_S)
+                        if left:
+                            log.warning("%d predictions could not be sent to Redis", left)
+                        publishing.cancel()
+        finally:
+            device.close()
+
+    @asynccontextmanager
+    async def session(
+        self, name: str, sources: OpenSources, *, speed: float | None = 1.0
+    ) -> AsyncIterator[Session]:
+        """Run a session while the block lasts; leaving the block ends it.
+
+        A session that fails ends with its reason published; its error is raised where the block
+        is left, after its last prediction was read.
+
+        Args:
+            name: what subscribers call it.
+            sources: as `sources.open_sources` gives them; closed when the session ends.
+            speed: 1.0 is real time; None is flat out, losing nothing.
+
+        Raises:
+            CounterpointError: the session failed while it ran.
+        """
+        session = Session(
+            name=name,
+            source=sources.source,
+            sources=sources.names,
+            models=self.models,
+            runtime=self._runtime,
+            config=self.config,
+            sink=self.publisher,
+            speed=speed,
+            duration_ns=sources.duration_ns,
+        )
+        self.publisher.event("started", session=name)
+        reason: str | None = "stopped"
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = self._runtime.spawn(group, f"session/{name}", session.run())
+                try:
+                    yield session
+                finally:
+                    if session.finished:
+                        reason = None
+                    else:
+                        running.cancel()
+        except BaseExceptionGroup as failed:
+            _, others = failed.split(CounterpointError)
+            if others is not None:
+                reason = "internal error"
+                raise
+            error = _first(failed)
+            reason = str(error)
+            raise error from failed
+        finally:
+            self.publisher.event("ended", session=name, reason=reason)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,357 @@
+"""The manifest of a bundle: what ``manifest.json`` says, checked as far as it can be by itself.
+
+`docs/schema/bundle.v1.json` documents the same keys for readers of other languages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Final
+
+from counterpoint.engine.graphs import (
+    ROLES,
+    GraphSpec,
+    Tensors,
+    TensorSpec,
+    Widths,
+    graph_contract,
+)
+from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
+from counterpoint.engine.strict import ShapeError, decode, encode, parse_json
+from counterpoint.streams.errors import UsageError
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_FILE: Final = "manifest.json"
+TOKENIZER_FILE: Final = "text/tokenizer.json"
+MODEL_CARD_FILE: Final = "MODEL_CARD.md"
+
+MASKS: Final = tuple(
+    "".join(bits) for bits in itertools.product("01", repeat=3) if bits != ("0", "0", "0")
+)
+"""Which of video, audio and chat are present, as ``"101"``; at least one is."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_VERSION = re.compile(r"\d+(\.\d+)*")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:\d{2}))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BundleError(UsageError):
+    """A bundle that cannot be used: what is wrong with it, and where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modalities:
+    """Preprocessing of each modality."""
+
+    video: VideoSpec
+    audio: AudioSpec
+    chat: ChatSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSpec:
+    """One task. ``labels`` are in the order of the head's logits."""
+
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels must be two or more, all different, not {self.labels}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A figure that the trainer measured.
+
+    Fields:
+        value: the figure.
+        split: the data it was measured on (``RAVDESS actors 17-20``).
+        kind: the kind of split (``validation``, ``test``).
+    """
+
+    value: float
+    split: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 must be 64 lower-case hex digits, not {self.sha256!r}")
+        if self.bytes < 0:
+            raise ValueError(f"bytes must not be negative, not {self.bytes}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that the engine knows about a bundle before it reads a model.
+
+    Fields:
+        id: short name.
+        created: ISO 8601 date, or date and time with its zone.
+        engine_min_version: oldest engine that can run it.
+        licence_notice: under which terms models and data may be used.
+        hop_ns: distance of windows, and the grid of all modalities.
+        modalities: preprocessing as data.
+        graphs: by role (`counterpoint.engine.graphs.ROLES`).
+        heads: by name.
+        missing_policy: in words, what the model does where a modality is missing.
+        temperatures: by head and mask (`MASKS`); probabilities are softmax(logits / temperature).
+        metrics: by name.
+        files: by path, every file of the bundle but the manifest itself. `write_bundle` fills it.
+    """
+
+    id: str
+    created: str
+    engine_min_version: str
+    licence_notice: str
+    hop_ns: int
+    modalities: Modalities
+    graphs: Mapping[str, GraphSpec]
+    heads: Mapping[str, HeadSpec]
+    missing_policy: str
+    temperatures: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Metric]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def video(self) -> VideoSpec:
+        """Preprocessing of video."""
+        return self.modalities.video
+
+    @property
+    def audio(self) -> AudioSpec:
+        """Preprocessing of audio."""
+        return self.modalities.audio
+
+    @property
+    def chat(self) -> ChatSpec:
+        """Preprocessing of chat."""
+        return self.modalities.chat
+
+
+def tensor_contract(
+    *, hop_ns: int, modalities: Modalities, heads: Mapping[str, HeadSpec], widths: Widths
+) -> dict[str, Tensors]:
+    """Inputs and outputs of each role's graph (`graph_contract`), from preprocessing as data."""
+    video, audio, chat = modalities.video, modalities.audio, modalities.chat
+    return graph_contract(
+        widths=widths,
+        image_size_px=video.image_size_px,
+        video_instants=video.steps,
+        audio_frames=audio.context_frames + audio.frames_per(hop_ns),
+        mel_bins=audio.mel_bins,
+        audio_steps_per_hop=audio.steps_per_hop,
+        audio_steps=audio.context_ns // hop_ns * audio.steps_per_hop,
+        chat_lines=chat.max_lines,
+        heads={name: len(head.labels) for name, head in heads.items()},
+    )
+
+
+def engine_version() -> str:
+    """Version of the installed engine."""
+    return version("counterpoint")
+
+
+def parse_manifest(data: bytes, *, engine: str | None = None) -> Manifest:
+    """Read and check ``manifest.json``.
+
+    Args:
+        data: its bytes.
+        engine: version of the engine that wants to run it; by default this one.
+
+    Raises:
+        BundleError: naming the path of the key.
+    """
+    try:
+        return _parse(data, engine_version() if engine is None else engine)
+    except ShapeError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {error}") from error
+
+
+def _parse(data: bytes, engine: str) -> Manifest:
+    document = parse_json(data)
+    if not isinstance(document, dict):
+        raise ShapeError("", "must be a JSON object")
+    # Before all else: another version may have other keys.
+    found = document.pop("schema_version", None)
+    if type(found) is not int or found != SCHEMA_VERSION:
+        raise ShapeError(
+            "schema_version",
+            f"the bundle has {json.dumps(found)}, this engine reads {SCHEMA_VERSION}; "
+            "take a bundle and an engine of the same schema version",
+        )
+    manifest = decode(Manifest, document)
+    check_manifest(manifest, engine=engine)
+    return manifest
+
+
+def format_manifest(manifest: Manifest) -> bytes:
+    """The inverse of `parse_manifest`: UTF-8, indented, the same bytes for the same manifest."""
+    document = {"schema_version": SCHEMA_VERSION, **encode(manifest)}
+    return (json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
+
+
+def check_manifest(manifest: Manifest, *, engine: str) -> None:
+    """Check the parts of a manifest against each other and against the engine's version.
+
+    Raises:
+        ShapeError: naming the path of the key.
+    """
+    if not _ID.fullmatch(manifest.id):
+        raise ShapeError("id", f"must be lower-case letters, digits, . _ -, not {manifest.id!r}")
+    if not _DATE.fullmatch(manifest.created):
+        raise ShapeError("created", f"must be an ISO 8601 date, not {manifest.created!r}")
+    if not _VERSION.fullmatch(manifest.engine_min_version):
+        raise ShapeError(
+            "engine_min_version", f"must be like 1.2.3, not {manifest.engine_min_version!r}"
+        )
+    if _release(engine) < _release(manifest.engine_min_version):
+        raise ShapeError(
+            "engine_min_version",
+            f"the bundle needs {manifest.engine_min_version} or newer, this engine is {engine}; "
+            "update counterpoint or take an older bundle",
+        )
+    _check_modalities(manifest)
+    _check_heads(manifest)
+    _check_graphs(manifest)
+    _check_files(manifest)
+
+
+def _check_modalities(manifest: Manifest) -> None:
+    modalities, hop_ns = manifest.modalities, manifest.hop_ns
+    if hop_ns <= 0:
+        raise ShapeError("hop_ns", f"must be positive, not {hop_ns}")
+    try:
+        modalities.video.validate()
+        modalities.audio.validate()
+        modalities.chat.validate()
+    except ValueError as error:
+        raise ShapeError("", f"modalities.{error}") from error
+    # One grid for all: cells of a hop hold whole samples, frames and encoder steps.
+    multiples = {
+        "video.sample_period_ns": (hop_ns, modalities.video.sample_period_ns),
+        "audio.context_ns": (modalities.audio.context_ns, hop_ns),
+        "audio.frame_ns": (hop_ns, modalities.audio.frame_ns),
+        "audio.steps_per_hop": (hop_ns, modalities.audio.steps_per_hop),
+    }
+    for key, (whole, part) in multiples.items():
+        if whole % part:
+            raise ShapeError(
+                f"modalities.{key}", f"does not fit the grid of hop_ns: {whole} % {part} is not 0"
+            )
+
+
+def _check_heads(manifest: Manifest) -> None:
+    if not manifest.heads:
+        raise ShapeError("heads", "there must be at least one head")
+    _same_keys("temperatures", manifest.temperatures, manifest.heads)
+    for head, by_mask in manifest.temperatures.items():
+        _same_keys(f"temperatures.{head}", by_mask, MASKS)
+        for mask, temperature in by_mask.items():
+            if temperature <= 0:
+                raise ShapeError(
+                    f"temperatures.{head}.{mask}", f"must be positive, not {temperature}"
+                )
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    _same_keys("graphs", manifest.graphs, ROLES)
+    contract = tensor_contract(
+        hop_ns=manifest.hop_ns,
+        modalities=manifest.modalities,
+        heads=manifest.heads,
+        widths=_own_widths(manifest.graphs),
+    )
+    for role, (inputs, outputs) in contract.items():
+        spec = manifest.graphs[role]
+        _check_tensors(f"graphs.{role}.inputs", spec.inputs, inputs)
+        _check_tensors(f"graphs.{role}.outputs", spec.outputs, outputs)
+
+
+def _check_tensors(
+    path: str, found: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...]
+) -> None:
+    names = [spec.name for spec in found]
+    if sorted(names) != sorted(spec.name for spec in expected):
+        wanted = ", ".join(spec.name for spec in expected)
+        raise ShapeError(path, f"must be tensors {wanted}; found {', '.join(names) or 'none'}")
+    for want in expected:
+        index = names.index(want.name)
+        if found[index] != want:
+            raise ShapeError(
+                f"{path}[{index}]",
+                f"must be '{want}' to fit modalities and heads, found '{found[index]}'",
+            )
+
+
+def _own_widths(graphs: Mapping[str, GraphSpec]) -> Widths:
+    widths: dict[str, int] = {}
+    for role in ("vision", "audio", "text", "ngrams"):
+        outputs = graphs[role].outputs
+        width = outputs[0].shape[-1] if len(outputs) == 1 and outputs[0].shape else None
+        if type(width) is not int or width <= 0:
+            raise ShapeError(
+                f"graphs.{role}.outputs",
+                "must be one tensor 'embedding' whose last dimension is its width",
+            )
+        widths[role] = width
+    return Widths(**widths)
+
+
+def _check_files(manifest: Manifest) -> None:
+    for path in manifest.files:
+        if not is_inner_path(path) or path == MANIFEST_FILE:
+            raise ShapeError(f"files.{path}", "must be a relative path within the bundle")
+    needed = {
+        **{f"graphs.{role}.file": spec.file for role, spec in manifest.graphs.items()},
+        **{f"graphs.{role}.golden": spec.golden for role, spec in manifest.graphs.items()},
+    }
+    for key, path in needed.items():
+        if path not in manifest.files:
+            raise ShapeError(key, f"{path!r} is not among files")
+    for path in (TOKENIZER_FILE, MODEL_CARD_FILE):
+        if path not in manifest.files:
+            raise ShapeError(f"files.{path}", "missing key")
+
+
+def is_inner_path(path: str) -> bool:
+    """Whether this is a plain relative POSIX path that never leaves its directory."""
+    parts = path.split("/")
+    return (
+        not {"", ".", ".."} & set(parts)
+        and not any(char in path for char in "\\:\0")
+        and PurePosixPath(path).as_posix() == path
+    )
+
+
+def _same_keys(
+    path: str, found: Mapping[str, object], expected: Mapping[str, object] | tuple[str, ...]
+) -> None:
+    for key in found:
+        if key not in expected:
+            raise ShapeError(f"{path}.{key}", f"unknown key; known here: {', '.join(expected)}")
+    for key in expected:
+        if key not in found:
+            raise ShapeError(f"{path}.{key}", "missing key")
+
+
+def _release(text: str) -> tuple[int, ...]:
+    match = _VERSION.match(text)
+    numbers = [int(part) for part in match[0].split(".")] if match else [0]
+    while numbers and numbers[-1] == 0:  # 1.0 is 1
+        numbers.pop()
+    return tuple(numbers)

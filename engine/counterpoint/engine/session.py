@@ -1,0 +1,409 @@
+"""One live session: source → mailbox → aligner → models → predictions.
+
+Three tasks, none of which waits for a later one in a live session: the pump fills the mailbox,
+ingest drives the aligner, inference encodes and fuses in a lane. What cannot keep up is dropped or
+skipped where it stands, and counted. In flat-out replay each waits for the next instead
+(docs/decisions/0004-time-in-replay.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from counterpoint.engine.align import Aligner, AlignSpec, Counters, Output, Window
+from counterpoint.engine.calibrate import probabilities
+from counterpoint.engine.config import NS_PER_MS, Config
+from counterpoint.engine.encode import MODALITIES, Counts, Fused, Models, SessionEncoder
+from counterpoint.engine.prediction import (
+    HeadResult,
+    ModalityReport,
+    ModalityState,
+    Prediction,
+    PredictionStatus,
+    StageTimes,
+)
+from counterpoint.engine.preprocess.audio import CONTIGUOUS_TOLERANCE_NS, StreamResampler
+from counterpoint.engine.work import Batch, Due, WorkQueue
+from counterpoint.streams.errors import FailedError
+from counterpoint.streams.mailbox import Mailbox, MailboxStats
+from counterpoint.streams.pump import pump
+from counterpoint.streams.runtime import Runtime
+from counterpoint.streams.types import AudioChunk, Item, Modality, Source, SourceEnded
+
+log = logging.getLogger(__name__)
+
+INFERENCE_TIMEOUT_S = 60.0
+"""A model that takes longer has hung; the session ends and says so."""
+
+OUTBOX_SIZE = 256
+"""Predictions that wait for a slow reader of `Session.predictions` before the oldest is dropped."""
+
+MAX_CELLS = 128
+"""Cells and lines that wait for the models: more than one context of every modality."""
+
+
+class Sink(Protocol):
+    """Where predictions go beside the session's own readers; Redis in production."""
+
+    def offer(self, prediction: Prediction) -> None:
+        """Take a prediction; never waits, never fails."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Wait while taking one more would mean dropping one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What became of a session.
+
+    Fields:
+        windows: predictions made.
+        skipped: windows that got none because the models could not keep up.
+        errors: by modality, why its source broke off.
+        counters: what the aligner did with every item.
+        mailbox: what the mailbox did.
+        encoded: how often each encoder ran.
+        dropped: items lost on purpose, by "modality: reason".
+    """
+
+    windows: int
+    skipped: int
+    errors: Mapping[Modality, str]
+    counters: Counters
+    mailbox: MailboxStats
+    encoded: Counts
+    dropped: Mapping[str, int]
+
+
+def align_spec(config: Config, models: Models) -> AlignSpec:
+    """The aligner's terms: contexts from the bundle, patience from the configuration."""
+    manifest = models.bundle.manifest
+    return AlignSpec(
+        hop_ns=manifest.hop_ns,
+        video_context_ns=manifest.modalities.video.context_ns,
+        audio_context_ns=manifest.modalities.audio.context_ns,
+        chat_context_ns=manifest.modalities.chat.context_ns,
+        video_tolerance_ns=manifest.modalities.video.tolerance_ns,
+        audio_rate_hz=manifest.modalities.audio.rate_hz,
+        chat_max_lines=manifest.modalities.chat.max_lines,
+        deadline_ns=config.time.deadline_ms * NS_PER_MS,
+        idle_ns=config.time.idle_ms * NS_PER_MS,
+        stalled_ns=config.time.stalled_ms * NS_PER_MS,
+        chat_delay_ns=config.time.chat_delay_ms * NS_PER_MS,
+    )
+
+
+class Session:
+    """One session, from its start to its end. Run it once.
+
+    Args:
+        name: what subscribers call it.
+        source: where items come from; closed when the session ends.
+        sources: the name that items of each modality carry.
+        models: shared by all sessions.
+        runtime: clock, waiting, threads.
+        config: resolved configuration.
+        sink: where predictions go.
+        speed: 1.0 is real time; None is flat out, losing nothing.
+        duration_ns: how long the source says it lasts; windows go on to there if it breaks off.
+
+    Raises:
+        ConfigError: the configured hop is no multiple of the bundle's.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Source,
+        sources: Mapping[Modality, str],
+        models: Models,
+        runtime: Runtime,
+        config: Config,
+        sink: Sink,
+        speed: float | None = 1.0,
+        duration_ns: int | None = None,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._models = models
+        self._runtime = runtime
+        self._sink = sink
+        self._speed = speed
+        self._duration_ns = duration_ns
+        self._stride = config.time.stride(models.bundle.manifest.hop_ns)
+        self._aligner = Aligner(align_spec(config, models), sources)
+        self._encoder = SessionEncoder(models, runtime.now_ns)
+        self._resampler = StreamResampler(models.bundle.manifest.modalities.audio.rate_hz)
+        self._mailbox = Mailbox(
+            {
+                Modality.VIDEO: config.queues.video_frames,
+                Modality.AUDIO: config.queues.audio_chunks,
+                Modality.CHAT: config.queues.chat_lines,
+            }
+        )
+        self._work = WorkQueue(max_cells=MAX_CELLS)
+        self._lane = runtime.lane(f"inference/{name}")
+        self._outbox: deque[Prediction] = deque()
+        self._outbox_changed = asyncio.Event()
+        self._align_error_ns = CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0
+        self._origin_ns = 0
+        self._origin_wall_ns = 0
+        self._end_ns = 0
+        self._errors: dict[Modality, str] = {}
+        self._windows = 0
+        self._reported: dict[str, int] = {}
+        self._outbox_dropped = 0
+        self._finished = False
+
+    # -- outside -------------------------------------------------------------------------------
+
+    async def run(self) -> Summary:
+        """Play the source to its end; every prediction has been offered when this returns.
+
+        Raises:
+            CounterpointError: the session could not go on; the message says why.
+        """
+        self._origin_ns = self._runtime.now_ns()
+        self._origin_wall_ns = self._runtime.wall_ns()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._runtime.spawn(group, f"{self.name}/pump", self._pump())
+                self._runtime.spawn(group, f"{self.name}/ingest", self._ingest())
+                self._runtime.spawn(group, f"{self.name}/infer", self._infer())
+        finally:
+            self._finished = True
+            self._outbox_changed.set()
+        return self.summary()
+
+    async def predictions(self) -> AsyncIterator[Prediction]:
+        """Predictions as they are made, until the session ends. One reader.
+
+        A reader that falls more than `OUTBOX_SIZE` behind a live session loses the oldest;
+        flat-out replay waits for it.
+        """
+        while True:
+            while self._outbox:
+                yield self._outbox.popleft()
+                self._outbox_changed.set()
+            if self._finished:
+                return
+            self._outbox_changed.clear()
+            await self._outbox_changed.wait()
+
+    @property
+    def finished(self) -> bool:
+        """Whether `run` has come to its end."""
+        return self._finished
+
+    def summary(self) -> Summary:
+        """What became of everything so far."""
+        counters = self._aligner.counters()
+        return Summary(
+            windows=self._windows,
+            skipped=self._work.skipped_total,
+            errors=dict(self._errors),
+            counters=counters,
+            mailbox=self._mailbox.stats(),
+            encoded=self._encoder.counts,
+            dropped=self._dropped(counters),
+        )
+
+    # -- the three tasks -----------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        try:
+            await pump(
+                self._source,
+                self._mailbox,
+                self._runtime,
+                speed=self._speed,
+                origin_ns=self._origin_ns,
+            )
+        finally:
+            self._mailbox.close()
+
+    async def _ingest(self) -> None:
+        while True:
+            batch = await self._next_batch()
+            for arrived_ns, item in batch:
+                # Strictly before this arrival: items that share an instant belong together.
+                await self._hand_over(self._aligner.advance(arrived_ns - 1))
+                for prepared in self._prepare(item):
+                    self._aligner.push(prepared, arrived_ns)
+            if self._speed is not None:
+                await self._hand_over(self._aligner.advance(self._session_ns()))
+            if not batch and self._mailbox.closed:
+                break
+        if self._errors and self._duration_ns is not None:
+            self._end_ns = max(self._end_ns, self._duration_ns)
+        await self._hand_over(self._aligner.finish(self._end_ns))
+        self._work.close()
+
+    async def _next_batch(self) -> list[tuple[int, Item]]:
+        wake_ns = self._aligner.next_wake_ns()
+        if self._speed is None or wake_ns is None:
+            return await self._mailbox.get()
+        wake_at = self._origin_ns + int(wake_ns / self._speed)
+        timer = self._runtime.call_at(wake_at, self._mailbox.wake)
+        try:
+            return await self._mailbox.get()
+        finally:
+            timer.cancel()
+
+    def _prepare(self, item: Item) -> tuple[Item, ...]:
+        """Sound at the bundle's rate; the ends of sources noted."""
+        if isinstance(item, AudioChunk):
+            return self._resampler.push(item)
+        if isinstance(item, SourceEnded):
+            self._end_ns = max(self._end_ns, item.t_ns)
+            if item.error is not None:
+                self._errors[item.modality] = item.error
+                log.warning("session %s: %s ended early: %s", self.name, item.modality, item.error)
+            if item.modality is Modality.AUDIO:
+                return (*self._resampler.flush(), item)
+        return (item,)
+
+    async def _hand_over(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            if self._speed is None:
+                await self._work.room()
+            if not isinstance(output, Window):
+                self._work.put_cell(output)
+            elif output.index % self._stride == 0:
+                self._work.put_window(
+                    Due(
+                        window=output,
+                        counters=self._aligner.counters(),
+                        ready_ns=self._runtime.now_ns(),
+                    )
+                )
+
+    async def _infer(self) -> None:
+        while (batch := await self._work.take()) is not None:
+            started_ns = self._runtime.now_ns()
+            fused = await self._compute(batch)
+            if batch.due is not None and fused is not None:
+                await self._publish(batch, batch.due, fused, started_ns)
+
+    async def _compute(self, batch: Batch) -> Fused | None:
+        def compute() -> Fused | None:
+            self._encoder.encode(batch.cells)
+            return None if batch.due is None else self._encoder.fuse(batch.due.window)
+
+        try:
+            async with asyncio.timeout(INFERENCE_TIMEOUT_S):
+                return await self._lane.submit(compute)
+        except TimeoutError as error:
+            raise FailedError(
+                f"session {self.name}: the models gave nothing for {INFERENCE_TIMEOUT_S:g} s; "
+                "the session is ended"
+            ) from error
+
+    # -- a window becomes a prediction -------------------------------------------------------------
+
+    async def _publish(self, batch: Batch, due: Due, fused: Fused, started_ns: int) -> None:
+        window = due.window
+        now_ns = self._runtime.now_ns()
+        stages = {
+            "align": (window.emitted_ns - window.end_ns) / 1e6,
+            "wait": (started_ns - due.ready_ns) / 1e6,
+            **self._encoder.stages.take(),
+            "models": (now_ns - started_ns) / 1e6,
+        }
+        prediction = self._prediction(batch, due, fused, StageTimes(ms=stages))
+        self._windows += 1
+        self._sink.offer(prediction)
+        if self._speed is None:
+            await self._sink.wait_room()
+            while len(self._outbox) >= OUTBOX_SIZE:
+                self._outbox_changed.clear()
+                await self._outbox_changed.wait()
+        elif len(self._outbox) >= OUTBOX_SIZE:
+            self._outbox.popleft()
+            self._outbox_dropped += 1
+        self._outbox.append(prediction)
+        self._outbox_changed.set()
+
+    def _prediction(self, batch: Batch, due: Due, fused: Fused, stages: StageTimes) -> Prediction:
+        bundle = self._models.bundle
+        window = due.window
+        dropped = self._dropped(due.counters)
+        new = {
+            reason: count - self._reported.get(reason, 0)
+            for reason, count in dropped.items()
+            if count > self._reported.get(reason, 0)
+        }
+        self._reported = dropped
+        start_ns = min(part.start_ns for part in window.parts.values())
+        return Prediction(
+            session=self.name,
+            epoch=window.epoch,
+            window=window.index // self._stride,
+            start_ns=start_ns,
+            end_ns=window.end_ns,
+            start_wall_ns=self._wall_ns(start_ns),
+            end_wall_ns=self._wall_ns(window.end_ns),
+            emitted_wall_ns=self._runtime.wall_ns(),
+            status=PredictionStatus.FINAL,
+            heads={
+                head: HeadResult(
+                    labels=spec.labels,
+                    probabilities=probabilities(
+                        fused.logits[head], bundle.temperature(head, fused.mask)
+                    ),
+                )
+                for head, spec in bundle.manifest.heads.items()
+            },
+            modalities={
+                modality: ModalityReport(
+                    state=ModalityState(fused.parts[modality].state.value),
+                    reason=fused.parts[modality].reason,
+                    coverage=fused.parts[modality].coverage,
+                    age_ns=fused.parts[modality].age_ns,
+                    contributions={
+                        head: tuple(float(v) for v in rows[row])
+                        for head, rows in fused.contributions.items()
+                    },
+                )
+                for row, modality in enumerate(MODALITIES)
+            },
+            align_error_ms=self._align_error_ns / 1e6,
+            align_tier="media",
+            skipped_windows=batch.skipped,
+            dropped=new,
+            stages=stages,
+            bundle_id=bundle.manifest.id,
+            bundle_digest=bundle.digest,
+        )
+
+    def _dropped(self, counters: Counters) -> dict[str, int]:
+        """Everything lost on purpose so far, by "modality: reason"."""
+        lost: dict[str, int] = {}
+        for modality, reasons in self._mailbox.stats().dropped.items():
+            for reason, count in reasons.items():
+                lost[f"{modality}: {reason}"] = count
+        for modality, tally in counters.items.items():
+            for reason, count in (("late", tally.late), ("out of range", tally.out_of_range)):
+                lost[f"{modality}: {reason}"] = count
+        for reason, count in self._work.drops.by_reason.items():
+            lost[f"models: {reason}"] = count
+        lost["reader: slow"] = self._outbox_dropped
+        return {reason: count for reason, count in lost.items() if count}
+
+    # -- clocks --------------------------------------------------------------------------------
+
+    def _session_ns(self) -> int:
+        """Session time of a paced session, now."""
+        assert self._speed is not None
+        return int((self._runtime.now_ns() - self._origin_ns) * self._speed)
+
+    def _wall_ns(self, session_ns: int) -> int:
+        return self._origin_wall_ns + int(session_ns / (self._speed or 1.0))

@@ -1,0 +1,1 @@
+"""The recipe of the default bundle ``affect``: one flat script a stage."""

@@ -117,7 +117,7 @@ def lag_samples(heard: npt.NDArray[np.float32], meant: npt.NDArray[np.float32]) 
     return peak if peak < size // 2 else peak - size
 
 
-def check(paths: list[Path], out: Path) -> dict[str, object]:
+def check(paths: list[Path], out: Path) -> dict[str, float]:
     """Decode the result and compare it with the clips.
 
     Raises:
@@ -125,7 +125,7 @@ def check(paths: list[Path], out: Path) -> dict[str, object]:
     """
     with av.open(str(out)) as container:
         frames = [
-            (float(frame.pts * frame.time_base), frame.to_ndarray(format="rgb24"))
+            (frame.time or 0.0, frame.to_ndarray(format="rgb24"))
             for frame in container.decode(video=0)
         ]
     with av.open(str(out)) as container:

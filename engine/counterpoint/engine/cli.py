@@ -39,8 +39,8 @@ from counterpoint.engine.prediction import Prediction, to_json
 from counterpoint.engine.redis_server import resolve_redis
 from counterpoint.engine.render import LiveTable
 from counterpoint.engine.sources import OpenSources, open_demo, open_replay, open_sources
-from counterpoint.engine.subscribe import Gap, StateChange, Subscriber
-from counterpoint.streams.errors import CounterpointError, FailedError, UsageError
+from counterpoint.engine.subscribe import Subscriber
+from counterpoint.streams.errors import CounterpointError, FailedError
 from counterpoint.streams.runtime import SystemRuntime
 
 log = logging.getLogger(__name__)

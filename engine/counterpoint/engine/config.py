@@ -97,16 +97,14 @@ class RedisSection:
         url: ``embedded``, ``embedded:PORT``, ``redis://``, ``rediss://`` or ``unix://``.
         stream_maxlen: predictions a session's stream keeps, approximately.
         queue_size: predictions that wait for a slow Redis before the oldest is dropped.
-        timeout_ms: longest wait for one answer.
     """
 
     url: str = "embedded"
     stream_maxlen: int = 10_000
     queue_size: int = 1_024
-    timeout_ms: int = 2_000
 
     def check(self) -> str | None:
-        for name in ("stream_maxlen", "queue_size", "timeout_ms"):
+        for name in ("stream_maxlen", "queue_size"):
             if getattr(self, name) <= 0:
                 return f"{name} must be positive, not {getattr(self, name)}"
         return None

@@ -85,8 +85,12 @@ def _packages() -> Check:
 def _torchvision() -> Check:
     """A torchvision made for another torch breaks transformers with an unrelated message."""
     if importlib.util.find_spec("torch") is None:
-        return Check(name="trainer", status="note", detail="torch is not installed; the engine runs without it",
-                     remedy="for training: pip install 'counterpoint[trainer]'")
+        return Check(
+            name="trainer",
+            status="note",
+            detail="torch is not installed; the engine runs without it",
+            remedy="for training: pip install 'counterpoint[trainer]'",
+        )
     torch_version = importlib.metadata.version("torch")
     if importlib.util.find_spec("torchvision") is not None:
         return Check(
@@ -108,7 +112,12 @@ def _gpu() -> Check:
     try:
         device = open_device("cuda")
     except CounterpointError as error:
-        return Check(name="gpu", status="note", detail=str(error), remedy="none needed: the engine runs on the CPU")
+        return Check(
+            name="gpu",
+            status="note",
+            detail=str(error),
+            remedy="none needed: the engine runs on the CPU",
+        )
     device.close()
     return Check(name="gpu", status="ok", detail=device.name)
 

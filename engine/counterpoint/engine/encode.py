@@ -150,9 +150,7 @@ class SessionEncoder:
         self._hop_of: _Ring[_Hop] = _Ring(self._audio_cells + slack)
         self._line_of: _Ring[Float32Array] = _Ring(4 * modalities.chat.max_lines + slack)
         # Widths of the embeddings, as the fusion graph takes them.
-        self._width = {
-            tensor.name: int(tensor.shape[-1]) for tensor in models.fusion.spec.inputs
-        }
+        self._width = {tensor.name: int(tensor.shape[-1]) for tensor in models.fusion.spec.inputs}
         self._counts = dict.fromkeys(("faces", "frames", "hops", "lines", "windows"), 0)
         self.stages = StageClock(clock)
 

@@ -1,9 +1,9 @@
 """The engine: one process's models and Redis connection, and the sessions that share them.
 
-    async with Engine.open(config) as engine:
-        async with engine.session("demo", open_demo()) as session:
-            async for prediction in session.predictions():
-                ...
+async with Engine.open(config) as engine:
+    async with engine.session("demo", open_demo()) as session:
+        async for prediction in session.predictions():
+            ...
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from counterpoint.engine.config import Config, load_config
 from counterpoint.engine.device import open_device
 from counterpoint.engine.encode import Models
 from counterpoint.engine.publish import Publisher
+from counterpoint.engine.redis_client import connector
 from counterpoint.engine.redis_server import resolve_redis
 from counterpoint.engine.session import Session
 from counterpoint.engine.sources import OpenSources
@@ -35,7 +36,13 @@ class Engine:
     """Models, publisher and runtime of one process. Made by `Engine.open`."""
 
     def __init__(
-        self, *, config: Config, models: Models, publisher: Publisher, runtime: Runtime, redis_url: str
+        self,
+        *,
+        config: Config,
+        models: Models,
+        publisher: Publisher,
+        runtime: Runtime,
+        redis_url: str,
     ) -> None:
         self.config = config
         self.models = models
@@ -80,11 +87,10 @@ class Engine:
             )
             async with resolve_redis(config.redis.url, runtime) as redis_url:
                 publisher = Publisher(
-                    redis_url,
+                    connector(redis_url),
                     runtime,
                     stream_maxlen=config.redis.stream_maxlen,
                     queue_size=config.redis.queue_size,
-                    timeout_s=config.redis.timeout_ms / 1e3,
                 )
                 engine = cls(
                     config=config,
@@ -133,8 +139,8 @@ class Engine:
             speed=speed,
             duration_ns=sources.duration_ns,
         )
-        self.publisher.event("started", session=name)
-        reason: str | None = "stopped"
+        self.publisher.session_started(name)
+        reason = "stopped"
         try:
             async with asyncio.TaskGroup() as group:
                 running = self._runtime.spawn(group, f"session/{name}", session.run())
@@ -142,7 +148,7 @@ class Engine:
                     yield session
                 finally:
                     if session.finished:
-                        reason = None
+                        reason = "done"
                     else:
                         running.cancel()
         except BaseExceptionGroup as failed:
@@ -154,10 +160,10 @@ class Engine:
             reason = str(error)
             raise error from failed
         finally:
-            self.publisher.event("ended", session=name, reason=reason)
+            self.publisher.session_ended(name, reason)
 
 
-def _first(group: BaseExceptionGroup) -> BaseException:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -103,12 +103,7 @@ def _read_golden(bundle: Bundle, role: str, spec: GraphSpec) -> tuple[_Arrays, _
     try:
         arrays = _load_npz(data)
         inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
-        outputs = {
-            # A name with neither prefix stays as it is, and is no output of the graph.
-            n.removeprefix(_OUTPUT): a
-            for n, a in arrays.items()
-            if not n.startswith(_INPUT)
-        }
+        outputs = {n.removeprefix(_OUTPUT): a for n, a in arrays.items() if n.startswith(_OUTPUT)}
         check_arrays(f"{role} input", spec.inputs, inputs)
         check_arrays(f"{role} output", spec.outputs, outputs)
     except ValueError as error:
@@ -119,10 +114,13 @@ def _read_golden(bundle: Bundle, role: str, spec: GraphSpec) -> tuple[_Arrays, _
 def _load_npz(data: bytes) -> _Arrays:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     # What numpy and zipfile raise for bytes that are no npz, a bare array or a pickle.
     except (AttributeError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"not an npz file: {error}") from error
+    if strays := [name for name in arrays if not name.startswith((_INPUT, _OUTPUT))]:
+        raise ValueError(f"arrays must be named in.* or out.*, not {', '.join(strays)}")
+    return arrays
 
 
 def _check_same_shapes(role: str, expected: _Arrays, got: Mapping[str, npt.NDArray[Any]]) -> None:

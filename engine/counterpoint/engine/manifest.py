@@ -241,9 +241,14 @@ def _check_modalities(manifest: Manifest) -> None:
         modalities.chat.validate()
     except ValueError as error:
         raise ShapeError("", f"modalities.{error}") from error
-    # One grid for all: cells of a hop hold whole samples, frames and encoder steps.
+    # One grid for all: a cell holds one sample instant of video, and whole frames and steps of
+    # audio.
+    if modalities.video.sample_period_ns != hop_ns:
+        raise ShapeError(
+            "modalities.video.sample_period_ns",
+            f"must be hop_ns ({hop_ns}), not {modalities.video.sample_period_ns}",
+        )
     multiples = {
-        "video.sample_period_ns": (hop_ns, modalities.video.sample_period_ns),
         "audio.context_ns": (modalities.audio.context_ns, hop_ns),
         "audio.frame_ns": (hop_ns, modalities.audio.frame_ns),
         "audio.steps_per_hop": (hop_ns, modalities.audio.steps_per_hop),

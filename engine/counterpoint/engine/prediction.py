@@ -168,7 +168,8 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}") + 0.0
 
 
-def _wall(ns: int) -> str:
+def iso_wall(ns: int) -> str:
+    """Nanoseconds since the Unix epoch as ISO 8601 UTC, cut to milliseconds."""
     instant = _EPOCH + timedelta(milliseconds=ns // _NS_PER_MS)
     return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
 
@@ -187,9 +188,9 @@ def to_document(prediction: Prediction) -> dict[str, Any]:
         "window": prediction.window,
         "start_ns": prediction.start_ns,
         "end_ns": prediction.end_ns,
-        "start_wall": _wall(prediction.start_wall_ns),
-        "end_wall": _wall(prediction.end_wall_ns),
-        "emitted_wall": _wall(prediction.emitted_wall_ns),
+        "start_wall": iso_wall(prediction.start_wall_ns),
+        "end_wall": iso_wall(prediction.end_wall_ns),
+        "emitted_wall": iso_wall(prediction.emitted_wall_ns),
         "status": prediction.status.value,
         "revision": prediction.revision,
         "heads": {

@@ -31,6 +31,7 @@ from counterpoint.engine.redis_client import (
     RedisLostError,
     StreamId,
     format_stream_id,
+    last_generated_id,
     parse_stream_id,
     predictions_key,
 )
@@ -153,15 +154,17 @@ class Publisher:
         stream_maxlen: int = 10_000,
         queue_size: int = 1_024,
     ) -> None:
-        if stream_maxlen <= 0 or queue_size <= 0:
-            raise ValueError("stream_maxlen and queue_size must be positive")
+        if stream_maxlen < 1 or queue_size < 2:
+            raise ValueError("stream_maxlen must be at least 1, queue_size at least 2")
         self._connect = connect
         self._runtime = runtime
         self._stream_maxlen = stream_maxlen
         self._queue_size = queue_size
         # Half full is where flat-out replay begins to wait: the other half takes what sessions
         # that do not wait offer in the meantime.
-        self._high_water = max(1, queue_size // 2)
+        self._high_water = queue_size // 2
+        # One place at least is not in flight, so that there is always something to drop.
+        self._batch_size = min(BATCH_SIZE, queue_size - 1)
         self._backoff = Backoff(runtime.rng("publisher"))
         self._queue: deque[_Entry] = deque()
         self._in_flight: list[_Entry] = []
@@ -206,6 +209,8 @@ class Publisher:
                 while self.backlog and self._link_state is not LinkState.CLOSED:
                     await self._wait_for_movement()
         except TimeoutError:
+            pass  # What is left is said below, whatever ended the wait.
+        if self.backlog:
             logger.warning("redis: %d documents were left unsent", self.backlog)
         return self.backlog
 
@@ -271,8 +276,6 @@ class Publisher:
 
     def _drop_oldest(self) -> None:
         """Make room: the oldest prediction goes, or the oldest event where there is none."""
-        if not self._queue:
-            return  # All of it is in flight, which may have been applied already.
         index = next(
             (i for i, entry in enumerate(self._queue) if isinstance(entry.content, Prediction)), 0
         )
@@ -339,7 +342,11 @@ class Publisher:
         replies = await link.execute(commands)
         transient: str | None = None
         unsettled = False
-        for entry, reply in zip(list(self._in_flight), replies[::2], strict=True):
+        for entry, reply, mirrored in zip(
+            list(self._in_flight), replies[::2], replies[1::2], strict=True
+        ):
+            if isinstance(mirrored, ErrorReply):
+                self._last_error = f"channel {entry.key}: {mirrored.message}"
             if not isinstance(reply, ErrorReply):
                 self._confirm(entry)
             elif reply.transient:
@@ -357,7 +364,7 @@ class Publisher:
     def _take_batch(self) -> None:
         """Move what waits into flight, serialised and numbered: its bytes never change again."""
         now_ms = self._runtime.wall_ns() // 1_000_000
-        while self._queue and len(self._in_flight) < BATCH_SIZE:
+        while self._queue and len(self._in_flight) < self._batch_size:
             entry = self._queue.popleft()
             try:
                 entry.data = self._serialise(entry)
@@ -397,7 +404,7 @@ class Publisher:
             "id": content.event_id,
         }
         if content.kind is Lifecycle.ENDED:
-            last = self._last_ids.pop(predictions_key(content.session), None)
+            last = self._last_ids.get(predictions_key(content.session))
             document["last_id"] = None if last is None else format_stream_id(last)
             document["skipped_windows"] = owed.skipped_windows
             document["dropped"] = dict(sorted(owed.dropped.items()))
@@ -411,6 +418,8 @@ class Publisher:
             self._latencies_ns.append(self._runtime.now_ns() - entry.offered_ns)
         else:
             self._events += 1
+            if entry.content.kind is Lifecycle.ENDED:
+                self._last_ids.pop(predictions_key(entry.session), None)
 
     def _refuse(self, entry: _Entry, why: str) -> None:
         if self._dropped[DROP_REFUSED] == 0:
@@ -431,23 +440,26 @@ class Publisher:
         for key, entries in by_key.items():
             first, last = (format_stream_id(entries[i].stream_id) for i in (0, -1))
             commands.append(("XRANGE", key, first, last))
-            commands.append(("XREVRANGE", key, "+", "-", "COUNT", 1))
+            commands.append(("XINFO", "STREAM", key))
         replies = await link.execute(commands)
         for reply in replies:
             if isinstance(reply, ErrorReply) and reply.transient:
                 raise RedisLostError(reply.message)
         now_ms = self._runtime.wall_ns() // 1_000_000
-        for (key, entries), applied, newest in zip(
+        for (key, entries), applied, info in zip(
             by_key.items(), replies[1::2], replies[2::2], strict=True
         ):
-            if isinstance(applied, ErrorReply) or isinstance(newest, ErrorReply):
+            if isinstance(applied, ErrorReply) or isinstance(info, ErrorReply):
                 continue  # Not ours to read, or no stream: the write itself will say so.
             there = {(parse_stream_id(i), *fields) for i, fields in applied}
-            top = max((parse_stream_id(i) for i, _ in newest), default=(0, 0))
+            top = last_generated_id(info)
+            self._last_ids[key] = max(top, self._last_ids.get(key, (0, 0)))
+            overtaken = False
             for entry in entries:
                 if (entry.stream_id, DATA_FIELD, entry.data) in there:
                     self._confirm(entry)
-                elif entry.stream_id <= top:
-                    self._last_ids[key] = max(top, self._last_ids.get(key, (0, 0)))
+                    continue
+                overtaken = overtaken or entry.stream_id <= top
+                if overtaken:
                     self._number(entry, now_ms)
         self._moved.set()

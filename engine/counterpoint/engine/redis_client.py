@@ -75,6 +75,14 @@ _TRANSIENT_TYPES = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainE
 _TRANSIENT_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 
+def last_generated_id(info: Sequence[Any]) -> StreamId:
+    """The ID that the next entry must exceed, from the answer to XINFO STREAM.
+
+    It is the last entry's ID, or a greater one where that entry was deleted.
+    """
+    return parse_stream_id(str(info[info.index("last-generated-id") + 1]))
+
+
 class RedisLostError(Exception):
     """The connection is of no use any more, or Redis cannot serve now. Connect again later."""
 

@@ -78,13 +78,18 @@ class LiveTable:
     def _draw(self) -> None:
         parts: list[RenderableType] = []
         if self._last is not None:
-            parts += [_head_table(self._last), _modality_table(self._last), self._footer(self._last)]
+            parts += [
+                _head_table(self._last),
+                _modality_table(self._last),
+                self._footer(self._last),
+            ]
         parts += [Text(note, style="bright_black") for note in self._notes]
         self._live.update(Panel(Group(*parts), title=self._title), refresh=True)
 
     def _footer(self, prediction: Prediction) -> Text:
         footer = Text(
-            f"window {prediction.window}  {prediction.end_ns / 1e9:.2f} s  {prediction.status.value}"
+            f"window {prediction.window}  {prediction.end_ns / 1e9:.2f} s"
+            f"  {prediction.status.value}"
             f"  ±{prediction.align_error_ms:g} ms ({prediction.align_tier})"
         )
         if self._paced:

@@ -101,6 +101,7 @@ class MediaTrack:
         self._reformatter = VideoReformatter()
         self._reached_ns = 0  # the furthest that any packet of the file got, in file time
         self._broken: str | None = None
+        self._last_is_torn = False  # the last packet of the file, of whatever stream, is partial
         self._sequence = 0
         self._ready: deque[tuple[int, Item]] = deque()
         self._ended = False
@@ -177,7 +178,7 @@ class MediaTrack:
             )
             full_range = False
         # The display matrix of a phone held upright: quarter turns, counter-clockwise.
-        turns = frame.rotation // 90
+        turns = round(frame.rotation / 90)
         planes = [_plane(frame, index, turns) for index in range(len(frame.planes))]
         self._sequence += 1
         return VideoFrame(
@@ -208,7 +209,7 @@ class MediaTrack:
 
     def _why(self, end_ns: int) -> str | None:
         """Why the track ended at ``end_ns``; None when that is where it should end."""
-        where = f"{self._container.name}: {self.modality} breaks off at {end_ns / NS_PER_S:.2f} s"
+        where = f"{self._name}: {self.modality} breaks off at {end_ns / NS_PER_S:.2f} s"
         own_end_ns = _declared_end_ns(self._container, self._stream)
         file_end_ns = _declared_end_ns(self._container)
         if (known_end_ns := own_end_ns or file_end_ns) is not None:
@@ -219,7 +220,8 @@ class MediaTrack:
             return f"{where}: nothing of it can be decoded"
         # Without an end of its own a stream may rightly be shorter than its file.
         reached_ns = self.time.end_ns if own_end_ns is not None else self._reached_ns
-        if known_end_ns is not None and reached_ns < known_end_ns - END_SLACK_NS:
+        ends_early = known_end_ns is not None and reached_ns < known_end_ns - END_SLACK_NS
+        if ends_early or self._last_is_torn:
             return f"{where}: the file is cut short"
         return None
 
@@ -237,6 +239,8 @@ class MediaTrack:
             if end_ns is not None:
                 length_ns = _to_ns(packet.duration, packet.time_base) or 0
                 self._reached_ns = max(self._reached_ns, end_ns + length_ns)
+            if packet.size:  # an empty one only says that the file ends
+                self._last_is_torn = packet.is_corrupt
             if packet.stream_index == self._stream.index and packet.size:
                 yield from self._decode_packet(packet)
         yield from self._decode_packet(None)
@@ -293,12 +297,15 @@ def _choose_stream(container: InputContainer, modality: Modality) -> _Stream | N
 
 def _declared_end_ns(container: InputContainer, stream: _Stream | None = None) -> int | None:
     """Where the header says that ``stream`` ends, or the whole file; None if it does not."""
-    if not _DECLARING_FORMATS & set(container.format.name.split(",")):
+    formats = set(container.format.name.split(","))
+    if not _DECLARING_FORMATS & formats:
         return None
     if stream is None:
         if container.duration is None:
             return None
-        return (container.duration + (container.start_time or 0)) * 1000
+        # Matroska counts its duration from 0, not from where its streams start.
+        start_us = 0 if "matroska" in formats else container.start_time or 0
+        return (start_us + container.duration) * 1000
     length_ns = _to_ns(stream.duration, stream.time_base)
     if length_ns is None:
         return None

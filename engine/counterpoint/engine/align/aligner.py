@@ -1,15 +1,36 @@
-"""The aligner's state machine."""
+"""The aligner's state machine: when windows and cells are closed, and in which order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from counterpoint.engine.align.window import AlignSpec, Counters, Output
-from counterpoint.streams.types import Item, Modality
+from counterpoint.engine.align.audio import AudioTrack
+from counterpoint.engine.align.chat import ChatTrack
+from counterpoint.engine.align.progress import Progress
+from counterpoint.engine.align.video import VideoTrack
+from counterpoint.engine.align.window import AlignSpec, Counters, Output, Tally, Window
+from counterpoint.streams.types import (
+    AudioChunk,
+    Bound,
+    ChatLine,
+    Item,
+    Modality,
+    SourceEnded,
+    VideoFrame,
+)
 
 
 class Aligner:
-    """One session's aligner. API first; being implemented.
+    """One session's aligner: push items, advance the clock, take the outputs.
+
+    A cell of video or audio is closed as soon as its source's bound reaches the cell's end, at
+    the latest by the window that ends with it. What arrives for a closed cell is late.
+
+    Window k with end e is closed, after window k - 1, at the first instant from e on at which
+    each source of video and audio is complete (bound >= e, or ended) or idle, or at
+    e + deadline_ns. Chat is never waited for. At one instant, arrivals come before closings.
+
+    Each event costs the same however long the session or a context is.
 
     Args:
         spec: grid, contexts, patience.
@@ -17,46 +38,227 @@ class Aligner:
     """
 
     def __init__(self, spec: AlignSpec, sources: Mapping[Modality, str]) -> None:
-        raise NotImplementedError
+        self._spec = spec
+        self._progress = {
+            modality: Progress(sources[modality]) for modality in Modality if modality in sources
+        }
+        self._video = VideoTrack(spec, self._progress.get(Modality.VIDEO))
+        self._audio = AudioTrack(spec, self._progress.get(Modality.AUDIO))
+        self._chat = ChatTrack(spec, self._progress.get(Modality.CHAT))
+        # Those for which windows wait, with the track that their bound closes cells of.
+        self._awaited: list[tuple[Progress, VideoTrack | AudioTrack]] = [
+            (track.progress, track)
+            for track in (self._video, self._audio)
+            if track.progress is not None
+        ]
+        self._now_ns = 0
+        self._windows = 0
+        self._next_end_ns = spec.hop_ns
+        self._finished = False
+        self._outputs: list[Output] = []
+        # Never after the next instant at which something is due; may be before it.
+        self._wake_ns = 0
 
     def push(self, item: Item, arrived_ns: int) -> None:
         """Take one item. Push all that arrived at one instant before advancing to it.
 
+        An arrival before an instant already reached counts as arriving at that instant.
+
         Raises:
             ValueError: not a source of this session, or a chunk of another rate.
         """
-        raise NotImplementedError
+        if arrived_ns > self._now_ns:
+            if arrived_ns > self._wake_ns and not self._finished:
+                self._close_until(arrived_ns - 1)
+            self._now_ns = arrived_ns
+        now_ns = self._now_ns
+        if isinstance(item, AudioChunk):
+            self._push_audio(item, now_ns)
+        elif isinstance(item, VideoFrame):
+            self._push_video(item, now_ns)
+        elif isinstance(item, ChatLine):
+            self._push_chat(item, now_ns)
+        else:
+            self._push_progress(item, now_ns)
+
+    def _source(self, modality: Modality, name: str) -> Progress:
+        progress = self._progress.get(modality)
+        if progress is None or progress.name != name:
+            raise ValueError(f"{name!r} is not the source of {modality} in this session")
+        return progress
+
+    def _push_video(self, frame: VideoFrame, now_ns: int) -> None:
+        progress = self._source(Modality.VIDEO, frame.source)
+        progress.last_arrival_ns = now_ns
+        track = self._video
+        track.tallies.received += 1
+        if progress.ended or not 0 <= frame.t_ns <= now_ns + self._spec.max_ahead_ns:
+            track.tallies.out_of_range += 1
+            return
+        track.push(frame)
+        if progress.bound_ns >= track.next_end_ns:
+            self._wake_ns = now_ns
+
+    def _push_audio(self, chunk: AudioChunk, now_ns: int) -> None:
+        progress = self._source(Modality.AUDIO, chunk.source)
+        if chunk.rate_hz != self._spec.audio_rate_hz:
+            raise ValueError(f"audio at {chunk.rate_hz} Hz, not at {self._spec.audio_rate_hz} Hz")
+        progress.last_arrival_ns = now_ns
+        track = self._audio
+        track.tallies.received += 1
+        limit_ns = now_ns + self._spec.max_ahead_ns
+        if progress.ended or chunk.t_ns > limit_ns:
+            track.refuse(chunk)
+            return
+        track.push(chunk, limit_ns)
+        if progress.bound_ns >= track.next_end_ns:
+            self._wake_ns = now_ns
+
+    def _push_chat(self, line: ChatLine, now_ns: int) -> None:
+        progress = self._source(Modality.CHAT, line.source)
+        progress.last_arrival_ns = now_ns
+        tallies = self._chat.tallies
+        tallies.received += 1
+        if progress.ended or not 0 <= line.t_ns <= now_ns + self._spec.max_ahead_ns:
+            tallies.out_of_range += 1
+            return
+        self._chat.push(line, self._outputs)
+
+    def _push_progress(self, item: Bound | SourceEnded, now_ns: int) -> None:
+        progress = self._source(item.modality, item.source)
+        progress.last_arrival_ns = now_ns
+        if isinstance(item, SourceEnded):
+            progress.end(item.error)
+        elif not progress.ended:
+            bound_ns = min(item.t_ns, now_ns + self._spec.max_ahead_ns)
+            progress.bound_ns = max(progress.bound_ns, bound_ns)
+        self._wake_ns = now_ns
 
     def advance(self, now_ns: int) -> list[Output]:
         """Close what is due up to ``now_ns``; everything not yet given, in order."""
-        raise NotImplementedError
+        if now_ns >= self._wake_ns and not self._finished:
+            self._close_until(now_ns)
+        self._now_ns = max(self._now_ns, now_ns)
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
     def next_wake_ns(self) -> int | None:
-        """When `advance` has something to give if nothing more arrives; in the past: now.
+        """When `advance` has something to give if nothing more arrives; not after now: at once.
 
         None after `finish`.
         """
-        raise NotImplementedError
+        if self._outputs:
+            return self._now_ns
+        if self._finished:
+            return None
+        self._wake_ns = self._due_ns()
+        return self._wake_ns
+
+    def _due_ns(self) -> int:
+        """The next instant, from now on, at which a cell or window is to be closed."""
+        end_ns = hold_ns = self._next_end_ns
+        for progress, track in self._awaited:
+            if progress.bound_ns >= track.next_end_ns:
+                return self._now_ns
+            if progress.bound_ns < end_ns and not progress.ended:
+                hold_ns = max(hold_ns, progress.last_arrival_ns + self._spec.idle_ns)
+        return max(self._now_ns, min(hold_ns, end_ns + self._spec.deadline_ns))
+
+    def _close_until(self, until_ns: int) -> None:
+        """Close everything due up to ``until_ns``, each at its own instant."""
+        while (due_ns := self._due_ns()) <= until_ns:
+            self._now_ns = due_ns
+            for progress, track in self._awaited:
+                if progress.bound_ns >= track.next_end_ns:
+                    track.seal(progress.bound_ns // self._spec.hop_ns, self._outputs)
+            if self._due_ns() <= due_ns:
+                self._emit()
+        self._wake_ns = due_ns
+
+    def _emit(self) -> None:
+        """Close the next window, now."""
+        self._windows += 1
+        index, end_ns = self._windows, self._next_end_ns
+        self._next_end_ns += self._spec.hop_ns
+        for _, track in self._awaited:
+            track.seal(index, self._outputs)
+        video_cells, video = self._video.part(index, self._now_ns)
+        audio_cells, audio = self._audio.part(index, self._now_ns)
+        chat_lines, chat = self._chat.part(index, self._now_ns)
+        self._outputs.append(
+            Window(
+                index=index,
+                end_ns=end_ns,
+                video_cells=video_cells,
+                audio_cells=audio_cells,
+                chat_lines=chat_lines,
+                parts={Modality.VIDEO: video, Modality.AUDIO: audio, Modality.CHAT: chat},
+                emitted_ns=self._now_ns,
+                complete=all(
+                    progress.ended or progress.bound_ns >= end_ns for progress, _ in self._awaited
+                ),
+            )
+        )
 
     def finish(self, end_ns: int) -> list[Output]:
-        """End the session at ``end_ns``: sources end, windows k with k * hop <= end + hop / 2 go.
+        """End the session at ``end_ns``: every source ends, windows k with
+        k * hop <= end + hop / 2 that were not yet emitted are, now.
 
         What lies beyond the last of them is out of range, and so is what is pushed later.
         """
-        raise NotImplementedError
+        if not self._finished:
+            self._close_until(self._now_ns)
+            self._finished = True
+            for progress in self._progress.values():
+                progress.end(None)
+            while 2 * self._next_end_ns <= 2 * end_ns + self._spec.hop_ns:
+                self._emit()
+            for track in (self._video, self._audio, self._chat):
+                track.abandon()
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    @property
+    def ended(self) -> bool:
+        """Whether every source has ended; then nothing but `finish` is left to do."""
+        return all(progress.ended for progress in self._progress.values())
+
+    def bounds(self) -> Mapping[Modality, int]:
+        """For each source: nothing earlier is expected. That of an ended source stays."""
+        bounds = {modality: progress.bound_ns for modality, progress in self._progress.items()}
+        if Modality.CHAT in bounds:
+            bounds[Modality.CHAT] = self._chat.bound_ns(self._now_ns)
+        return bounds
 
     def counters(self) -> Counters:
         """What became of every item so far."""
-        raise NotImplementedError
-
-    def bounds(self) -> Mapping[Modality, int]:
-        """The bound of each source now: nothing earlier is expected. An ended source keeps its."""
-        raise NotImplementedError
-
-    def ended(self) -> bool:
-        """Whether every source has ended (then call `finish`)."""
-        raise NotImplementedError
+        items: dict[Modality, Tally] = {}
+        if self._video.progress is not None:
+            items[Modality.VIDEO] = self._video.tallies.snapshot(self._video.in_flight())
+        if self._audio.progress is not None:
+            items[Modality.AUDIO] = self._audio.tallies.snapshot(self._audio.in_flight())
+        if self._chat.progress is not None:
+            items[Modality.CHAT] = self._chat.tallies.snapshot(self._chat.in_flight())
+        return Counters(
+            items=items,
+            audio_samples=self._audio.samples.snapshot(self._audio.samples_in_flight()),
+            windows=self._windows,
+        )
 
     def check(self) -> None:
-        """Assert the invariants that hold between any two calls. Cheap."""
-        raise NotImplementedError
+        """Assert what holds between any two calls. Cheap."""
+        counters = self.counters()
+        named = [(str(modality), tally) for modality, tally in counters.items.items()]
+        for name, tally in [*named, ("audio samples", counters.audio_samples)]:
+            settled = tally.used + tally.late + tally.duplicate
+            settled += tally.not_sampled + tally.out_of_range
+            assert tally.received == settled + tally.in_flight, f"{name}: {tally}"
+            assert not (self._finished and tally.in_flight), f"{name} after the end: {tally}"
+        assert self._next_end_ns == (self._windows + 1) * self._spec.hop_ns
+        ahead = self._spec.max_ahead_ns // self._spec.hop_ns + 2
+        now_cell = self._now_ns // self._spec.hop_ns
+        for _, track in self._awaited:
+            assert track.ledger.last >= self._windows, "a window was given before its cells"
+            assert track.next_end_ns == (track.ledger.last + 1) * self._spec.hop_ns
+            assert track.in_flight() >= 0
+            assert track.ledger.last <= max(now_cell + 2 * ahead, self._windows)

@@ -69,18 +69,20 @@ class Ledger:
         self.last += 1
         self.totals[self.last] = (total + units, newest if newest_ns is None else newest_ns)
 
-    def content(self, first: int, last: int) -> tuple[int, int | None]:
-        """Units in cells ``first``..``last``, and the newest content among them, if any."""
-        total, newest = self.totals[last]
-        units = total - self.totals[first - 1][0]
+    def content(self, cells: range) -> tuple[int, int | None]:
+        """Units in ``cells``, and the time of the newest content among them, if any."""
+        if not cells:
+            return 0, None
+        total, newest = self.totals[cells[-1]]
+        units = total - self.totals[cells[0] - 1][0]
         return units, newest if units else None
 
-    def forget(self, before: int) -> None:
-        """Drop the entry before cell ``before``, which no window will begin with any more."""
-        self.totals.pop(before - 1, None)
+    def forget(self, index: int) -> None:
+        """Drop the entry of a cell that no window to come will begin after."""
+        self.totals.pop(index, None)
 
 
-def stand(  # noqa: PLR0913 - one argument for each column of the table in `State`
+def stand(
     spec: AlignSpec,
     progress: Progress | None,
     *,

@@ -80,9 +80,8 @@ class VideoTrack:
     def _gap_ns(self) -> int:
         if self._gaps_seen < LEARN_GAPS or self._block_gap_ns is None:
             return 0
-        if self._previous_gap_ns is None:
-            return self._block_gap_ns
-        return min(self._block_gap_ns, self._previous_gap_ns)
+        gap_ns = min(self._block_gap_ns, self._spec.max_ahead_ns)
+        return gap_ns if self._previous_gap_ns is None else min(gap_ns, self._previous_gap_ns)
 
     def seal(self, last: int, outputs: list[Output]) -> None:
         """Make the cells up to ``last`` final."""
@@ -105,8 +104,10 @@ class VideoTrack:
 
     def part(self, last: int, now_ns: int) -> tuple[range, Part]:
         """The cells of window ``last``, and how video stands in it."""
-        first = max(1, last + 1 - self._spec.video_context_ns // self._hop_ns)
-        units, newest_ns = self.ledger.content(first, last)
+        length = self._spec.video_context_ns // self._hop_ns
+        first = max(1, last + 1 - length)
+        cells = range(first, last + 1) if self.progress is not None else range(0)
+        units, newest_ns = self.ledger.content(cells)
         end_ns = last * self._hop_ns
         part = stand(
             self._spec,
@@ -116,11 +117,10 @@ class VideoTrack:
             now_ns=now_ns,
             coverage=units / (last + 1 - first),
             newest_ns=newest_ns,
-            satisfied=newest_ns is not None
-            and newest_ns >= end_ns - self._spec.video_tolerance_ns,
+            satisfied=newest_ns is not None and newest_ns >= end_ns - self._spec.video_tolerance_ns,
         )
-        self.ledger.forget(first)
-        return range(first, last + 1), part
+        self.ledger.forget(last - length)
+        return cells, part
 
     def in_flight(self) -> int:
         return len(self._buckets)

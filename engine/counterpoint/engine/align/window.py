@@ -129,6 +129,8 @@ class State(enum.StrEnum):
 class VideoCell:
     """The picture of one sampling instant, final. Each index comes once, in order, from 1.
 
+    Without a source of video there are none.
+
     Fields:
         index: the instant is index * hop_ns.
         frame: the newest frame with instant - tolerance <= t < instant, or None. Only with a
@@ -142,6 +144,8 @@ class VideoCell:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AudioCell:
     """The sound of one hop, final. Each index comes once, in order, from 1.
+
+    Without a source of audio there are none.
 
     Fields:
         index: the cell is [(index - 1) * hop_ns, index * hop_ns).
@@ -198,7 +202,7 @@ class Window:
         index: 1, 2, 3, ...; none is left out.
         end_ns: index * hop_ns. Content is strictly before it.
         video_cells, audio_cells: indices of the cells of the context, oldest first; shorter than
-            the context near the origin; present as empty cells where nothing was.
+            the context near the origin, empty without a source. A cell may hold nothing.
         chat_lines: sequence numbers of the newest lines of the context, oldest first.
         parts: how each modality stands; always all three.
         emitted_ns: session instant at which the window was due and closed.

@@ -11,6 +11,10 @@ from counterpoint.engine.kernels.reference import POWER_FLOOR, Rectangle
 from counterpoint.engine.preprocess.spec import AudioSpec, VideoSpec
 from counterpoint.streams.types import Float32Array, UInt8Array
 
+# One thread for OpenCV, process-wide: sessions share the cores, and the cascade's answer must not
+# hang on the order in which its threads end.
+cv2.setNumThreads(1)
+
 _LIMITED_TO_FULL = reference.to_full_range(np.arange(256, dtype=np.uint8))
 
 
@@ -33,7 +37,8 @@ class LogMel:
             ValueError: the samples are no whole number of frames.
         """
         spec = self._spec
-        reference.frame_count(len(samples), spec)
+        if not reference.frame_count(len(samples), spec):
+            return np.empty((0, spec.mel_bins), np.float32)
         frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window_samples)
         spectrum = np.fft.rfft(frames[:: spec.frame_samples] * self._window, spec.fft_size)
         power = spectrum.real**2 + spectrum.imag**2

@@ -50,9 +50,15 @@ _TOKEN = re.compile(
     r"|(?P<word>[@#]?\w+(?:'\w+)*)|(?P<mark>([^\w\s])(?:\5)*)"
 )
 
-ENGLISH_STOP_WORDS = frozenset(
-    ["a", "about", "after", "again", "all", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "being", "between", "both", "by", "can", "could", "did", "do", "does", "doing", "down", "during", "each", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "me", "more", "most", "my", "myself", "of", "off", "on", "once", "only", "or", "other", "our", "ours", "out", "over", "own", "same", "she", "should", "so", "some", "such", "than", "that", "the", "their", "theirs", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "why", "will", "with", "would", "you", "your", "yours"]
-)
+_STOP_WORDS = """
+a about after again all am an and any are as at be because been before being between both by
+can could did do does doing down during each few for from further had has have having he her
+here hers him his how i if in into is it its itself just me more most my myself of off on
+once only or other our ours out over own same she should so some such than that the their
+theirs them then there these they this those through to too under until up very was we were
+what when where which while who whom why will with would you your yours
+"""
+ENGLISH_STOP_WORDS = frozenset(_STOP_WORDS.split())
 """Function words of English. Negations are not among them: they turn a sentiment round."""
 
 

@@ -1,0 +1,78 @@
+"""From a torch module to an ONNX file, and the gate that both give the same."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from counterpoint.streams.errors import FailedError
+
+OPSET = 17
+
+
+def export_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: list[str],
+    path: Path,
+    *,
+    dynamic: Mapping[str, Mapping[int, str]],
+) -> None:
+    """Trace ``module`` in inference mode and write it as ONNX.
+
+    The tracing exporter is used on purpose: the newer one fixes the time axis of recurrent layers
+    without a word.
+
+    Args:
+        module: called with ``inputs`` in order.
+        inputs: example tensors by name; the batch of an example must be larger than 1.
+        outputs: names of the outputs in order.
+        dynamic: names of the dynamic axes of inputs and outputs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module.eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        # Deprecation of this exporter, and shape checks that it traces as constants; `check_parity`
+        # runs other shapes than the traced one and so shows if one of them mattered.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def check_parity(
+    what: str,
+    expected: Mapping[str, np.ndarray],  # type: ignore[type-arg]
+    found: Mapping[str, np.ndarray],  # type: ignore[type-arg]
+    *,
+    atol: float,
+) -> float:
+    """The largest difference over all outputs.
+
+    Raises:
+        FailedError: an output has another shape, or differs by more than ``atol``.
+    """
+    worst = 0.0
+    for name, want in expected.items():
+        got = found[name]
+        if got.shape != want.shape:
+            raise FailedError(f"{what}.{name}: torch gives {want.shape}, ONNX {got.shape}")
+        difference = float(np.abs(want - got).max())
+        if not difference <= atol:
+            raise FailedError(
+                f"{what}.{name}: torch and ONNX differ by {difference:.3g}, allowed {atol:.3g}"
+            )
+        worst = max(worst, difference)
+    return worst

@@ -3,8 +3,8 @@
 The demo session goes through the whole engine flat out: decoding, mailbox, aligner, encoders,
 fusion, an embedded Redis. One run warms up, then ``--runs`` are measured.
 
-What the figures mean: ``windows_per_s`` is wall time of a run without start-up (bundle and Redis are
-up before). ``cpu_ms_per_window`` is CPU time of this process, all threads, Redis apart; a stage's
+What the figures mean: ``windows_per_s`` is wall time of a run without start-up (bundle and Redis
+are up before). ``cpu_ms_per_window`` is CPU time of this process, all threads, Redis apart; a stage's
 ``ms_per_window`` is wall time inside that stage, so on a busy machine stages can add up to more
 than the CPU time. ``decode`` is measured alone, by stepping the source without an engine. The
 other stages are what the predictions themselves carry in ``stages_ms``.
@@ -89,6 +89,13 @@ def main() -> None:
     runs = asyncio.run(measure(args.runs))
     windows = runs[0].windows
     decode_ms = statistics.median(decode_cpu_s() for _ in range(args.runs)) * 1e3 / windows
+    stages = {
+        "decode": round(decode_ms, 3),
+        **{
+            stage: round(statistics.median(run.stage_ms[stage] / windows for run in runs), 3)
+            for stage in STAGES
+        },
+    }
     document = {
         "benchmark": "replay",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -99,18 +106,12 @@ def main() -> None:
         "windows_per_s": round(statistics.median(windows / run.wall_s for run in runs), 1),
         "times_real_time": round(statistics.median(windows * 0.25 / run.wall_s for run in runs), 1),
         "cpu_ms_per_window": round(statistics.median(run.cpu_s * 1e3 / windows for run in runs), 3),
-        "ms_per_window": {
-            "decode": round(decode_ms, 3),
-            **{
-                stage: round(statistics.median(run.stage_ms[stage] / windows for run in runs), 3)
-                for stage in STAGES
-            },
-        },
+        "ms_per_window": stages,
     }
     for key, value in document.items():
         if not isinstance(value, dict):
             print(f"{key:20} {value}")
-    for stage, ms in document["ms_per_window"].items():  # type: ignore[attr-defined]
+    for stage, ms in stages.items():
         print(f"  {stage:18} {ms:8.3f} ms a window")
     text = json.dumps(document)
     if args.out is not None:

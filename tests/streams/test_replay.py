@@ -15,7 +15,7 @@ import pytest
 from tests.support.media_files import damage, index_of, luma_of, sine, truncate, write_media
 
 from counterpoint.streams.errors import SourceError, UsageError
-from counterpoint.streams.merge import MAX_ITEMS_PER_STEP
+from counterpoint.streams.merge import MAX_ITEMS_PER_STEP, RANK
 from counterpoint.streams.replay import MediaFileSource
 from counterpoint.streams.types import (
     NS_PER_S,
@@ -99,13 +99,12 @@ def test_the_order_is_the_same_at_any_pace_of_stepping(look_ahead_ms: int) -> No
 
 
 def test_items_released_at_the_same_instant_come_video_first(tmp_path: Path) -> None:
-    # 640 samples at 16 kHz are one picture: every chunk ends where a picture starts.
+    # Chunks end every 32 ms, pictures come every 40 ms: every 160 ms at the same instant.
     path = write_media(tmp_path / "a.mkv", audio_codec="pcm_s16le", seconds=1.0)
     items = drain(MediaFileSource(path))
-    for (a_ns, a), (b_ns, b) in itertools.pairwise(items):
-        if a_ns == b_ns:
-            assert (modality_of(a), modality_of(b)) == (Modality.VIDEO, Modality.AUDIO)
-    assert any(a_ns == b_ns for (a_ns, _), (b_ns, _) in itertools.pairwise(items))
+    order = [(release_ns, RANK[modality_of(item)]) for release_ns, item in items]
+    assert order == sorted(order)
+    assert {160 * MS, 320 * MS} <= {a for (a, _), (b, _) in itertools.pairwise(order) if a == b}
 
 
 def test_a_late_step_is_bounded_and_says_that_there_is_more() -> None:
@@ -323,8 +322,12 @@ def test_one_modality_of_a_file_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("wanted", [Modality.VIDEO, Modality.AUDIO])
 def test_asking_for_what_the_file_lacks_is_an_error(tmp_path: Path, wanted: Modality) -> None:
-    lacking = {Modality.VIDEO: {"video_codec": None}, Modality.AUDIO: {"audio_codec": None}}
-    path = write_media(tmp_path / "m.mkv", seconds=0.5, **lacking[wanted])
+    path = write_media(
+        tmp_path / "m.mkv",
+        seconds=0.5,
+        video_codec=None if wanted is Modality.VIDEO else "mpeg4",
+        audio_codec=None if wanted is Modality.AUDIO else "aac",
+    )
     with pytest.raises(SourceError, match=rf"m\.mkv: there is no {wanted} in this file; give"):
         MediaFileSource(path, video=wanted is Modality.VIDEO, audio=wanted is Modality.AUDIO)
     with pytest.raises(SourceError, match=rf"no {wanted} in this file.*--{wanted} none"):
@@ -425,23 +428,16 @@ def test_a_file_that_breaks_off_ends_both_modalities_and_says_where(
 
 def test_one_modality_can_break_off_while_the_other_goes_on(tmp_path: Path) -> None:
     # All sound lies behind all pictures: a cut there takes sound only.
-    path = write_media(tmp_path / "t.mkv", seconds=4.0, interleaved=False, faststart=False,
-                       audio_codec="pcm_s16le")  # fmt: skip
+    path = write_media(tmp_path / "t.mkv", seconds=4.0, interleaved=False, audio_codec="pcm_s16le")
     items = drain(MediaFileSource(truncate(path, 0.6)))
     assert len(pictures(items)) == 100
     assert ends(items)[Modality.AUDIO].error is not None
 
 
-@pytest.mark.parametrize("ending", ["wav", "ts"])
-def test_a_torn_last_packet_is_a_file_that_is_cut_short(tmp_path: Path, ending: str) -> None:
-    # These formats declare no length that survives the cut.
-    path = write_media(
-        tmp_path / f"t.{ending}",
-        video_codec=None,
-        audio_codec="pcm_s16le" if ending == "wav" else "aac",
-    )
-    path = truncate(path, 0.501)
-    end = ends(drain(MediaFileSource(path)))[Modality.AUDIO]
+def test_a_torn_last_packet_is_a_file_that_is_cut_short(tmp_path: Path) -> None:
+    # FFmpeg takes the length of a WAV file from its size, so the cut does not show in it.
+    path = write_media(tmp_path / "t.wav", video_codec=None, audio_codec="pcm_s16le")
+    end = ends(drain(MediaFileSource(truncate(path, 0.501))))[Modality.AUDIO]
     assert end.error is not None
     assert end.error.endswith("the file is cut short")
 

@@ -77,6 +77,8 @@ def write_media(
         pixels: (height, width, 3) RGB of every picture, instead of flat ones.
     """
     options = {"movflags": "+faststart"} if faststart else {}
+    if not interleaved:
+        options["max_interleave_delta"] = "1"  # microseconds that the muxer waits to interleave
     with av.open(str(path), "w", container_options=options) as container:
         packets: list[_Packets] = []
         if video_codec is not None:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from counterpoint.streams.runtime import Lane
+
 T = TypeVar("T")
 
 EPOCH_NS = 1_700_000_000 * 1_000_000_000
@@ -88,7 +90,7 @@ class VirtualRuntime:
     ) -> asyncio.Task[T]:
         return group.create_task(coro, name=name)
 
-    def lane(self, name: str) -> _InlineLane:
+    def lane(self, name: str) -> Lane:
         return self._lanes.setdefault(name, _InlineLane())
 
     # -- the test's side -----------------------------------------------------------------------

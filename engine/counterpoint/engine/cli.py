@@ -397,7 +397,7 @@ def _bundle_verify(args: argparse.Namespace) -> int:
         )
     else:
         _print_line(
-            f"{bundle.manifest.id} {bundle.digest}: {len(bundle.manifest.files)} files unchanged, "
+            f"{bundle.manifest.id} {bundle.digest[:12]}: {len(bundle.manifest.files)} files unchanged, "
             f"{len(results)} graphs give their golden outputs on {device.name}"
         )
     return 0

@@ -132,6 +132,6 @@ def _bundle(path: Path | None, choice: str) -> Check:
     return Check(
         name="bundle",
         status="ok",
-        detail=f"{bundle.manifest.id} {bundle.digest}: {len(results)} graphs give their "
+        detail=f"{bundle.manifest.id} {bundle.digest[:12]}: {len(results)} graphs give their "
         f"golden outputs on {device.name}",
     )

@@ -17,6 +17,7 @@ import numpy as np
 from counterpoint.engine.align import AudioCell, Line, Part, State, VideoCell, Window
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.device import Device, Graph
+from counterpoint.engine.graphs import ROLES
 from counterpoint.engine.preprocess.audio import LogMelHop
 from counterpoint.engine.preprocess.faces import FaceTracker, face_input
 from counterpoint.engine.preprocess.text import Tokenizer, hashed_ngrams, normalise, pad_ids
@@ -43,28 +44,20 @@ class Models:
     """Compiled graphs of one bundle on one device, shared by all sessions of the process."""
 
     bundle: Bundle
-    vision: Graph
-    audio: Graph
-    text: Graph
-    ngrams: Graph
-    fusion: Graph
-    vad: Graph
+    graphs: Mapping[str, Graph]
     tokenizer: Tokenizer
 
     @classmethod
     def load(cls, bundle: Bundle, device: Device) -> Models:
-        """Load every graph of the bundle.
+        """Compile every graph of the bundle.
 
         Raises:
             BundleError: a graph does not load on this device.
         """
         return cls(
             bundle=bundle,
+            graphs={role: device.load(bundle, role) for role in ROLES},
             tokenizer=Tokenizer(bundle.tokenizer_path, bundle.manifest.modalities.chat),
-            **{
-                role: device.load(bundle, role)
-                for role in ("vision", "audio", "text", "ngrams", "fusion", "vad")
-            },
         )
 
 
@@ -138,7 +131,7 @@ class SessionEncoder:
         self._hop_ns = manifest.hop_ns
         self._faces = FaceTracker()
         self._log_mel = LogMelHop(modalities.audio, hop_ns=manifest.hop_ns)
-        self._voice = VoiceActivity(models.vad)
+        self._voice = VoiceActivity(models.graphs["vad"])
         self._last_hop = 0
         self._last_frame: tuple[int, Float32Array | None] | None = None
         # Rings hold one context and a little more: cells close before the window that waits for
@@ -150,7 +143,9 @@ class SessionEncoder:
         self._hop_of: _Ring[_Hop] = _Ring(self._audio_cells + slack)
         self._line_of: _Ring[Float32Array] = _Ring(4 * modalities.chat.max_lines + slack)
         # Widths of the embeddings, as the fusion graph takes them.
-        self._width = {tensor.name: int(tensor.shape[-1]) for tensor in models.fusion.spec.inputs}
+        self._width = {
+            tensor.name: int(tensor.shape[-1]) for tensor in models.graphs["fusion"].spec.inputs
+        }
         self._counts = dict.fromkeys(("faces", "frames", "hops", "lines", "windows"), 0)
         self.stages = StageClock(clock)
 
@@ -181,7 +176,9 @@ class SessionEncoder:
             if rectangle is not None:
                 face = face_input(cell.frame, rectangle, self._video)
                 started = self.stages.add("face", started)
-                embedding = self._models.vision.run({"faces": face[None, None]})["embedding"][0]
+                embedding = self._models.graphs["vision"].run({"faces": face[None, None]})[
+                    "embedding"
+                ][0]
                 self._counts["faces"] += 1
                 self.stages.add("vision", started)
             else:
@@ -203,7 +200,7 @@ class SessionEncoder:
         steps = cell.valid.reshape(self._audio.steps_per_hop, -1).mean(axis=1) >= STEP_VALID_SHARE
         if not steps.any():
             return  # nothing to encode: the hop stays masked
-        embedding = self._models.audio.run({"logmel": log_mel[None]})["embedding"][0]
+        embedding = self._models.graphs["audio"].run({"logmel": log_mel[None]})["embedding"][0]
         self._counts["hops"] += 1
         self._hop_of.put(cell.index, _Hop(embedding=embedding, steps=steps, voiced=voiced))
         self.stages.add("audio", started)
@@ -213,8 +210,8 @@ class SessionEncoder:
         text = normalise(output.line.text)
         ids, mask = self._models.tokenizer.encode(text)
         buckets = pad_ids([hashed_ngrams(text, self._chat)])
-        sentence = self._models.text.run({"input_ids": ids, "attention_mask": mask})
-        ngrams = self._models.ngrams.run({"buckets": buckets})
+        sentence = self._models.graphs["text"].run({"input_ids": ids, "attention_mask": mask})
+        ngrams = self._models.graphs["ngrams"].run({"buckets": buckets})
         embedding = np.concatenate([sentence["embedding"][0], ngrams["embedding"][0]])
         self._line_of.put(output.line.sequence, embedding)
         self._counts["lines"] += 1
@@ -240,7 +237,7 @@ class SessionEncoder:
             PRESENT if there else SILENT if parts[m].state is State.SILENT else MISSING
             for m, there in zip(MODALITIES, heard, strict=True)
         ]
-        outputs = self._models.fusion.run(
+        outputs = self._models.graphs["fusion"].run(
             {
                 "vision": faces[None],
                 "vision_mask": faces_mask[None] * np.float32(heard[0]),

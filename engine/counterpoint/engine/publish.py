@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
-from counterpoint.engine.prediction import Prediction, encode, iso_wall, to_json
+from counterpoint.engine.outbox import Entry, Lifecycle, LifecycleEvent, Outbox
+from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.redis_client import (
     DATA_FIELD,
     EVENTS_KEY,
@@ -29,36 +29,17 @@ from counterpoint.engine.redis_client import (
     ErrorReply,
     Link,
     RedisLostError,
-    StreamId,
+    RedisTimeoutError,
     format_stream_id,
     last_generated_id,
     parse_stream_id,
-    predictions_key,
 )
 from counterpoint.streams.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-EVENT_SCHEMA_VERSION = 1
 EVENTS_MAXLEN = 10_000
-BATCH_SIZE = 64
 LATENCIES_KEPT = 1_024
-
-DROP_QUEUE_FULL = "publish_queue_full"
-"""Redis was slow or gone for so long that the queue ran over."""
-DROP_REFUSED = "publish_refused"
-"""Redis refused the write for good: no permission, or the key holds something else."""
-DROP_NOT_FINITE = "publish_not_finite"
-"""A number of the prediction was not finite, which JSON cannot say."""
-PUBLISH_DROPS = frozenset({DROP_QUEUE_FULL, DROP_REFUSED, DROP_NOT_FINITE})
-"""Every reason for which a prediction was made but not published."""
-
-
-class Lifecycle(enum.StrEnum):
-    """What happened to a session."""
-
-    STARTED = "started"
-    ENDED = "ended"
 
 
 class LinkState(enum.StrEnum):
@@ -98,44 +79,6 @@ class PublisherStats:
     latency_ms: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    session: str
-    kind: Lifecycle
-    reason: str | None
-    wall_ns: int
-    event_id: str
-
-
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    """One document on its way; ``stream_id`` and ``data`` are set when it is first sent."""
-
-    key: str
-    content: Prediction | _Event
-    offered_ns: int
-    data: str = ""
-    stream_id: StreamId = (0, 0)
-
-    @property
-    def session(self) -> str:
-        return self.content.session
-
-
-@dataclass(slots=True)
-class _Owed:
-    """What a session's next document has to state for the predictions dropped before it."""
-
-    skipped_windows: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def add(self, prediction: Prediction, reason: str) -> None:
-        # What the dropped prediction itself had to state is still unsaid.
-        self.skipped_windows += prediction.skipped_windows
-        self.dropped.update(prediction.dropped)
-        self.dropped[reason] += 1
-
-
 class Publisher:
     """Publishes the predictions of any number of sessions over one connection.
 
@@ -154,36 +97,28 @@ class Publisher:
         stream_maxlen: int = 10_000,
         queue_size: int = 1_024,
     ) -> None:
-        if stream_maxlen < 1 or queue_size < 2:
-            raise ValueError("stream_maxlen must be at least 1, queue_size at least 2")
+        if stream_maxlen < 1:
+            raise ValueError(f"stream_maxlen must be positive, not {stream_maxlen}")
         self._connect = connect
         self._runtime = runtime
         self._stream_maxlen = stream_maxlen
-        self._queue_size = queue_size
+        self._outbox = Outbox(queue_size)
         # Half full is where flat-out replay begins to wait: the other half takes what sessions
         # that do not wait offer in the meantime.
         self._high_water = queue_size // 2
-        # One place at least is not in flight, so that there is always something to drop.
-        self._batch_size = min(BATCH_SIZE, queue_size - 1)
         self._backoff = Backoff(runtime.rng("publisher"))
-        self._queue: deque[_Entry] = deque()
-        self._in_flight: list[_Entry] = []
-        self._owed: dict[str, _Owed] = {}
-        self._last_ids: dict[str, StreamId] = {}
         self._link_state = LinkState.CONNECTING
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
         self._published = 0
         self._events = 0
-        self._peak = 0
         self._connections = 0
-        self._dropped: Counter[str] = Counter()
         self._last_error: str | None = None
         self._latencies_ns: deque[int] = deque(maxlen=LATENCIES_KEPT)
 
     def offer(self, prediction: Prediction) -> None:
         """Queue a prediction. Never waits, never raises for Redis's sake."""
-        self._put(predictions_key(prediction.session), prediction)
+        self._put(prediction)
 
     def session_started(self, session: str) -> None:
         """Queue the event that a session has begun."""
@@ -221,14 +156,14 @@ class Publisher:
                 try:
                     await self._serve_connection()
                 except RedisLostError as error:
-                    await self._lost(str(error))
+                    await self._lost(error)
         finally:
             self._set_link(LinkState.CLOSED)
 
     @property
     def backlog(self) -> int:
         """Predictions and events that Redis has not yet confirmed."""
-        return len(self._queue) + len(self._in_flight)
+        return len(self._outbox)
 
     def stats(self) -> PublisherStats:
         """The counters now."""
@@ -240,8 +175,8 @@ class Publisher:
             published=self._published,
             events=self._events,
             backlog=self.backlog,
-            peak_backlog=self._peak,
-            dropped=dict(self._dropped),
+            peak_backlog=self._outbox.peak,
+            dropped=dict(self._outbox.dropped),
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
             # Nearest rank, rounded up: the figure is one that was measured.
@@ -255,58 +190,38 @@ class Publisher:
     def _reachable(self) -> bool:
         return self._link_state in (LinkState.CONNECTING, LinkState.UP)
 
-    # Queue
-
     def _put_event(self, session: str, kind: Lifecycle, reason: str | None) -> None:
-        event = _Event(
-            session=session,
-            kind=kind,
-            reason=reason,
-            wall_ns=self._runtime.wall_ns(),
-            event_id=self._runtime.new_id(),
+        self._put(
+            LifecycleEvent(
+                session=session,
+                kind=kind,
+                reason=reason,
+                wall_ns=self._runtime.wall_ns(),
+                event_id=self._runtime.new_id(),
+            )
         )
-        self._put(EVENTS_KEY, event)
 
-    def _put(self, key: str, content: Prediction | _Event) -> None:
-        if self.backlog >= self._queue_size:
-            self._drop_oldest()
-        self._queue.append(_Entry(key=key, content=content, offered_ns=self._runtime.now_ns()))
-        self._peak = max(self._peak, self.backlog)
+    def _put(self, content: Prediction | LifecycleEvent) -> None:
+        self._outbox.put(content, self._runtime.now_ns())
         self._work.set()
-
-    def _drop_oldest(self) -> None:
-        """Make room: the oldest prediction goes, or the oldest event where there is none."""
-        index = next(
-            (i for i, entry in enumerate(self._queue) if isinstance(entry.content, Prediction)), 0
-        )
-        entry = self._queue[index]
-        del self._queue[index]
-        self._drop(entry, DROP_QUEUE_FULL)
-
-    def _drop(self, entry: _Entry, reason: str) -> None:
-        self._dropped[reason] += 1
-        if isinstance(entry.content, Prediction):
-            self._owed.setdefault(entry.session, _Owed()).add(entry.content, reason)
 
     async def _wait_for_movement(self) -> None:
         self._moved.clear()
         await self._moved.wait()
 
-    # Connection
-
     def _set_link(self, state: LinkState) -> None:
         self._link_state = state
         self._moved.set()
 
-    async def _lost(self, why: str) -> None:
-        self._last_error = why
+    async def _lost(self, error: RedisLostError) -> None:
+        self._last_error = str(error)
         wait_ns = self._backoff.next_ns()
-        if wait_ns:
-            # The immediate second attempt has failed too: this is an outage, not a hiccup.
+        # A broken connection is a hiccup until a second attempt fails; silence is an outage.
+        if wait_ns or isinstance(error, RedisTimeoutError):
             if self._link_state is not LinkState.DOWN:
-                logger.warning("redis: lost (%s); %d documents wait", why, self.backlog)
+                logger.warning("redis: lost (%s); %d documents wait", error, self.backlog)
             self._set_link(LinkState.DOWN)
-            await self._runtime.sleep_until(self._runtime.now_ns() + wait_ns)
+        await self._runtime.sleep_until(self._runtime.now_ns() + wait_ns)
 
     async def _serve_connection(self) -> None:
         link = await self._connect()
@@ -327,139 +242,76 @@ class Publisher:
 
     async def _send(self, link: Link) -> None:
         """Send one batch; entries that Redis did not confirm stay in flight."""
-        if not self._in_flight:
-            self._take_batch()
+        if not self._outbox.in_flight:
+            self._outbox.take(self._runtime.wall_ns())
+            self._moved.set()
+        entries = list(self._outbox.in_flight)
+        if not entries:
+            return
         commands: list[Command] = []
-        for entry in self._in_flight:
+        for entry in entries:
             maxlen = EVENTS_MAXLEN if entry.key == EVENTS_KEY else self._stream_maxlen
             stream_id = format_stream_id(entry.stream_id)
             commands.append(
                 ("XADD", entry.key, "MAXLEN", "~", maxlen, stream_id, DATA_FIELD, entry.data)
             )
             commands.append(("PUBLISH", entry.key, entry.data))
-        if not commands:
-            return
         replies = await link.execute(commands)
         transient: str | None = None
         unsettled = False
-        for entry, reply, mirrored in zip(
-            list(self._in_flight), replies[::2], replies[1::2], strict=True
-        ):
+        for entry, written, mirrored in zip(entries, replies[::2], replies[1::2], strict=True):
             if isinstance(mirrored, ErrorReply):
                 self._last_error = f"channel {entry.key}: {mirrored.message}"
-            if not isinstance(reply, ErrorReply):
-                self._confirm(entry)
-            elif reply.transient:
-                transient = reply.message
-            elif "equal or smaller" in reply.message:
+            if not isinstance(written, ErrorReply):
+                self._confirmed(entry)
+            elif written.transient:
+                transient = written.message
+            elif "equal or smaller" in written.message:
                 unsettled = True
             else:
-                self._refuse(entry, reply.message)
+                self._refused(entry, written.message)
         self._moved.set()
         if transient is not None:
             raise RedisLostError(transient)
         if unsettled:
             await self._settle(link)
 
-    def _take_batch(self) -> None:
-        """Move what waits into flight, serialised and numbered: its bytes never change again."""
-        now_ms = self._runtime.wall_ns() // 1_000_000
-        while self._queue and len(self._in_flight) < self._batch_size:
-            entry = self._queue.popleft()
-            try:
-                entry.data = self._serialise(entry)
-            except ValueError as error:
-                self._last_error = f"{entry.key}: {error}"
-                self._drop(entry, DROP_NOT_FINITE)
-                continue
-            self._number(entry, now_ms)
-            self._in_flight.append(entry)
-        self._moved.set()
-
-    def _number(self, entry: _Entry, now_ms: int) -> None:
-        ms, sequence = self._last_ids.get(entry.key, (0, 0))
-        # Where the wall clock stands still or goes back, the sequence number goes on.
-        entry.stream_id = (now_ms, 0) if now_ms > ms else (ms, sequence + 1)
-        self._last_ids[entry.key] = entry.stream_id
-
-    def _serialise(self, entry: _Entry) -> str:
-        content = entry.content
-        owed = self._owed.get(entry.session, _Owed())
-        if isinstance(content, Prediction):
-            if owed.dropped:
-                content = replace(
-                    content,
-                    skipped_windows=content.skipped_windows + owed.skipped_windows,
-                    dropped=owed.dropped + Counter(content.dropped),
-                )
-            data = to_json(content)
-            self._owed.pop(entry.session, None)
-            return data
-        document: dict[str, Any] = {
-            "schema_version": EVENT_SCHEMA_VERSION,
-            "event": content.kind.value,
-            "session": content.session,
-            "reason": content.reason,
-            "wall": iso_wall(content.wall_ns),
-            "id": content.event_id,
-        }
-        if content.kind is Lifecycle.ENDED:
-            last = self._last_ids.get(predictions_key(content.session))
-            document["last_id"] = None if last is None else format_stream_id(last)
-            document["skipped_windows"] = owed.skipped_windows
-            document["dropped"] = dict(sorted(owed.dropped.items()))
-            self._owed.pop(content.session, None)
-        return encode(document)
-
-    def _confirm(self, entry: _Entry) -> None:
-        self._in_flight.remove(entry)
+    def _confirmed(self, entry: Entry) -> None:
+        self._outbox.confirm(entry)
         if isinstance(entry.content, Prediction):
             self._published += 1
             self._latencies_ns.append(self._runtime.now_ns() - entry.offered_ns)
         else:
             self._events += 1
-            if entry.content.kind is Lifecycle.ENDED:
-                self._last_ids.pop(predictions_key(entry.session), None)
 
-    def _refuse(self, entry: _Entry, why: str) -> None:
-        if self._dropped[DROP_REFUSED] == 0:
-            logger.error("redis: write to %s refused: %s", entry.key, why)
-        self._last_error = f"{entry.key}: {why}"
-        self._in_flight.remove(entry)
-        self._drop(entry, DROP_REFUSED)
+    def _refused(self, entry: Entry, why: str) -> None:
+        error = f"{entry.key}: {why}"
+        if error != self._last_error:
+            logger.error("redis: write refused: %s", error)
+        self._last_error = error
+        self._outbox.refuse(entry)
 
     async def _settle(self, link: Link) -> None:
-        """Find out which entries in flight were applied; number the others behind the stream's last.
+        """Find out what of the batch in flight was applied, so that nothing is written twice.
 
-        After this, what is still in flight can be sent again without doubling anything.
+        Also proves a new connection: a server that accepts but does not answer is not up.
         """
-        by_key: dict[str, list[_Entry]] = {}
-        for entry in self._in_flight:
-            by_key.setdefault(entry.key, []).append(entry)
+        spans: dict[str, tuple[str, str]] = {}
+        for entry in self._outbox.in_flight:
+            stream_id = format_stream_id(entry.stream_id)
+            spans[entry.key] = (spans.get(entry.key, (stream_id,))[0], stream_id)
         commands: list[Command] = [("PING",)]
-        for key, entries in by_key.items():
-            first, last = (format_stream_id(entries[i].stream_id) for i in (0, -1))
-            commands.append(("XRANGE", key, first, last))
-            commands.append(("XINFO", "STREAM", key))
+        for key, (first, last) in spans.items():
+            commands += [("XRANGE", key, first, last), ("XINFO", "STREAM", key)]
         replies = await link.execute(commands)
         for reply in replies:
             if isinstance(reply, ErrorReply) and reply.transient:
                 raise RedisLostError(reply.message)
-        now_ms = self._runtime.wall_ns() // 1_000_000
-        for (key, entries), applied, info in zip(
-            by_key.items(), replies[1::2], replies[2::2], strict=True
-        ):
-            if isinstance(applied, ErrorReply) or isinstance(info, ErrorReply):
-                continue  # Not ours to read, or no stream: the write itself will say so.
-            there = {(parse_stream_id(i), *fields) for i, fields in applied}
+        for key, held, info in zip(spans, replies[1::2], replies[2::2], strict=True):
+            if isinstance(held, ErrorReply) or isinstance(info, ErrorReply):
+                continue  # No such stream, or not ours to read: the next write will say so.
+            there = {parse_stream_id(i): fields[1] for i, fields in held if fields[0] == DATA_FIELD}
             top = last_generated_id(info)
-            self._last_ids[key] = max(top, self._last_ids.get(key, (0, 0)))
-            overtaken = False
-            for entry in entries:
-                if (entry.stream_id, DATA_FIELD, entry.data) in there:
-                    self._confirm(entry)
-                    continue
-                overtaken = overtaken or entry.stream_id <= top
-                if overtaken:
-                    self._number(entry, now_ms)
+            for entry in self._outbox.settle(key, there, top, self._runtime.wall_ns()):
+                self._confirmed(entry)
         self._moved.set()

@@ -87,6 +87,10 @@ class RedisLostError(Exception):
     """The connection is of no use any more, or Redis cannot serve now. Connect again later."""
 
 
+class RedisTimeoutError(RedisLostError):
+    """Redis did not answer in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
     """Redis's answer to one command was an error.
@@ -134,7 +138,7 @@ class _RedisLink:
                 await self._connection.connect()  # type: ignore[no-untyped-call]
         except TimeoutError as error:
             await self.close()
-            raise RedisLostError(f"no answer within {self._timeout_s:g} s") from error
+            raise RedisTimeoutError(f"no answer within {self._timeout_s:g} s") from error
         except (RedisError, OSError) as error:
             await self.close()
             raise RedisLostError(_one_line(error)) from error
@@ -160,7 +164,7 @@ class _RedisLink:
                         replies.append(_error_reply(error))
         except TimeoutError as error:
             await self.close()
-            raise RedisLostError(f"no answer within {timeout_s:g} s") from error
+            raise RedisTimeoutError(f"no answer within {timeout_s:g} s") from error
         except (RedisError, OSError) as error:
             await self.close()
             raise RedisLostError(_one_line(error)) from error

@@ -357,7 +357,9 @@ class Session:
                 head: HeadResult(
                     labels=spec.labels,
                     probabilities=probabilities(
-                        fused.logits[head], bundle.temperature(head, fused.mask)
+                        fused.logits[head],
+                        # With nothing heard the prior speaks, which needs no calibration.
+                        bundle.temperature(head, fused.mask) if "1" in fused.mask else 1.0,
                     ),
                 )
                 for head, spec in bundle.manifest.heads.items()
@@ -381,7 +383,7 @@ class Session:
             dropped=new,
             stages=stages,
             bundle_id=bundle.manifest.id,
-            bundle_digest=bundle.digest,
+            bundle_digest=bundle.digest[:12],
         )
 
     def _dropped(self, counters: Counters) -> dict[str, int]:

@@ -101,7 +101,7 @@ class MediaTrack:
         self._reformatter = VideoReformatter()
         self._reached_ns = 0  # the furthest that any packet of the file got, in file time
         self._broken: str | None = None
-        self._last_is_torn = False  # the last packet of the file, of whatever stream, is partial
+        self._last_is_torn = False  # the last packet of the stream is only partly there
         self._sequence = 0
         self._ready: deque[tuple[int, Item]] = deque()
         self._ended = False
@@ -239,9 +239,9 @@ class MediaTrack:
             if end_ns is not None:
                 length_ns = _to_ns(packet.duration, packet.time_base) or 0
                 self._reached_ns = max(self._reached_ns, end_ns + length_ns)
-            if packet.size:  # an empty one only says that the file ends
-                self._last_is_torn = packet.is_corrupt
+            # A packet without content only says that the file ends.
             if packet.stream_index == self._stream.index and packet.size:
+                self._last_is_torn = packet.is_corrupt
                 yield from self._decode_packet(packet)
         yield from self._decode_packet(None)
 

@@ -48,7 +48,22 @@ class AudioConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    epochs: int = 10
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    ngram_learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    dropout: float = 0.4
+    ngram_dropout: float = 0.3
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"semeval": 0.4, "goemotions": 0.3, "meld": 0.3}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AffectConfig:
     seed: int = 0
     vision: VisionConfig = field(default_factory=VisionConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
+    text: TextConfig = field(default_factory=TextConfig)

@@ -112,3 +112,139 @@ class AudioSequence(nn.Module):
         score = self.attention(states).masked_fill(there <= 0, -1e4)
         pooled: Tensor = (torch.softmax(score, dim=1) * states).sum(dim=1)
         return pooled
+
+
+class NgramBag(nn.Module):
+    """Mean of the vectors of a line's hashed n-grams.
+
+    Input: buckets (N, B) int64, 0 = padding. Output: (N, 32); zeros where a line has none.
+    """
+
+    def __init__(self, buckets: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(buckets + 1, NGRAM_DIM, padding_idx=0)
+        nn.init.normal_(self.table.weight, std=0.05)
+        with torch.no_grad():
+            self.table.weight[0] = 0
+
+    def forward(self, buckets: Tensor) -> Tensor:
+        count = (buckets > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        mean: Tensor = self.table(buckets).sum(dim=1) / count
+        return mean
+
+
+class TextHeads(nn.Module):
+    """Both heads on a line's embedding: (N, 416) -> sentiment (N, 3), emotion (N, 7) logits."""
+
+    HIDDEN = 384
+
+    def __init__(self, sentiments: int, emotions: int, dropout: float = 0.4) -> None:
+        super().__init__()
+        # The halves of the embedding differ in scale by a power of ten.
+        self.scale = nn.BatchNorm1d(TEXT_DIM)
+        self.hidden = nn.Linear(TEXT_DIM, self.HIDDEN)
+        self.dropout = nn.Dropout(dropout)
+        self.sentiment = nn.Linear(self.HIDDEN, sentiments)
+        self.emotion = nn.Linear(self.HIDDEN, emotions)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.dropout(torch.relu(self.hidden(self.dropout(self.scale(embedding)))))
+        return self.sentiment(hidden), self.emotion(hidden)
+
+
+class LateFusion(nn.Module):
+    """Late fusion of logits: one contribution a modality and head, plus a bias, sum to the logits.
+
+    A present modality contributes its own centred logits times a learned positive weight; one
+    that is missing or silent contributes a learned vector for that state. Faces and speech have
+    no sentiment labels: their sentiment logits are ``log(softmax(emotion logits) @ table)`` with
+    the table P(sentiment | emotion) counted on utterances that carry both labels.
+
+    Inputs as the engine's role ``fusion``; see `forward`.
+    """
+
+    def __init__(
+        self, vision_head: nn.Module, audio_sequence: nn.Module, audio_head: nn.Module,
+        text_heads: nn.Module, table: Tensor,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            vision_head: (N, 128) -> emotion logits (N, 7).
+            audio_sequence: (N, 60, 96), mask (N, 60) -> (N, H).
+            audio_head: (N, H) -> emotion logits (N, 7).
+            text_heads: (N, 416) -> sentiment (N, 3), emotion (N, 7) logits.
+            table: (7, 3), rows sum to 1.
+        """
+        super().__init__()
+        self.vision_head = vision_head
+        self.audio_sequence = audio_sequence
+        self.audio_head = audio_head
+        self.text_heads = text_heads
+        self.register_buffer("table", table)
+        emotions, sentiments = table.shape
+        self.sentiment = Combine(sentiments)
+        self.emotion = Combine(emotions)
+
+    def forward(
+        self, vision: Tensor, vision_mask: Tensor, audio: Tensor, audio_mask: Tensor,
+        text: Tensor, text_mask: Tensor, state: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """
+        Args:
+            vision: (N, 8, 128); vision_mask: (N, 8).
+            audio: (N, 60, 96); audio_mask: (N, 60).
+            text: (N, 8, 416); text_mask: (N, 8).
+            state: (N, 3) int64: 0 missing, 1 present, 2 silent; video, audio, chat.
+
+        Returns:
+            sentiment logits (N, 3) and contributions (N, 3, 3), emotion logits (N, 7) and
+            contributions (N, 3, 7).
+        """
+        video_emotion = masked_mean(self.vision_head(vision), vision_mask)
+        audio_emotion = self.audio_head(self.audio_sequence(audio, audio_mask))
+        lines_sentiment, lines_emotion = self.text_heads(text.reshape(-1, TEXT_DIM))
+        lines = text_mask.shape[1]
+        text_sentiment = masked_mean(
+            lines_sentiment.reshape(-1, lines, lines_sentiment.shape[1]), text_mask
+        )
+        text_emotion = masked_mean(
+            lines_emotion.reshape(-1, lines, lines_emotion.shape[1]), text_mask
+        )
+        emotion = torch.stack((video_emotion, audio_emotion, text_emotion), dim=1)
+        sentiment = torch.stack(
+            (self.derive(video_emotion), self.derive(audio_emotion), text_sentiment), dim=1
+        )
+        return (*self.sentiment(sentiment, state), *self.emotion(emotion, state))
+
+    def derive(self, emotion_logits: Tensor) -> Tensor:
+        """Emotion logits (N, 7) -> sentiment logits (N, 3) through the table."""
+        probabilities = torch.softmax(emotion_logits, dim=1) @ self.table
+        return torch.log(probabilities.clamp(min=1e-6))
+
+
+class Combine(nn.Module):
+    """One head's weights, bias and state vectors."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.raw_weight = nn.Parameter(torch.full((3,), 0.5413))  # softplus gives 1
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.missing = nn.Parameter(torch.zeros(3, classes))
+        self.silent = nn.Parameter(torch.zeros(3, classes))
+
+    def forward(self, logits: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Unimodal logits (N, 3, C), state (N, 3) -> logits (N, C), contributions (N, 3, C)."""
+        centred = logits - logits.mean(dim=2, keepdim=True)
+        weighted = centred * nn.functional.softplus(self.raw_weight).view(1, 3, 1)
+        which = state.unsqueeze(2)
+        absent = torch.where(which == 2, self.silent, self.missing)
+        # `where`, not a product: an absent modality's logits may be anything.
+        contributions = torch.where(which == 1, weighted, absent)
+        return self.bias + contributions.sum(dim=1), contributions
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(N, T, C), (N, T) of 0 and 1 -> (N, C); zeros where nothing is there."""
+    there = mask.unsqueeze(2)
+    total = torch.where(there > 0, values, torch.zeros_like(values)).sum(dim=1)
+    return total / there.sum(dim=1).clamp(min=1)

@@ -102,18 +102,19 @@ def resample(samples: npt.NDArray[np.floating], rate_in_hz: int, rate_out_hz: in
     half_width_s = (KAISER_ATTENUATION_DB - 8.0) / (2.285 * transition_rad) / 2.0 / lower_hz
     reach = math.ceil(half_width_s * rate_in_hz)
     count = -(-len(samples) * rate_out_hz // rate_in_hz)
+    # Output i lies `remainder / rate_out` input samples after input sample `centre`; remainders
+    # recur, so one set of taps for each (a polyphase filter bank) is enough.
+    centres, remainders = np.divmod(np.arange(count, dtype=np.int64) * rate_in_hz, rate_out_hz)
+    phases = rate_out_hz // math.gcd(rate_in_hz, rate_out_hz)
+    fractions = remainders[:phases, None] / rate_out_hz
+    offsets_s = (np.arange(-reach, reach + 1) - fractions) / rate_in_hz
+    inside = np.clip(1.0 - (offsets_s / half_width_s) ** 2, 0.0, None)
+    window = np.where(inside > 0.0, np.i0(beta * np.sqrt(inside)) / np.i0(beta), 0.0)
+    taps = window * np.sinc(2.0 * cutoff_hz * offsets_s) * (2.0 * cutoff_hz / rate_in_hz)
     padded = np.concatenate([np.zeros(reach), samples.astype(np.float64), np.zeros(reach + 1)])
     out = np.empty(count)
-    for i in range(count):
-        # The position is split in integers, so that it does not lose precision as i grows.
-        centre, remainder = divmod(i * rate_in_hz, rate_out_hz)
-        offsets_s = (np.arange(-reach, reach + 1) - remainder / rate_out_hz) / rate_in_hz
-        inside = np.clip(1.0 - (offsets_s / half_width_s) ** 2, 0.0, None)
-        taps = np.where(
-            np.abs(offsets_s) <= half_width_s, np.i0(beta * np.sqrt(inside)) / np.i0(beta), 0.0
-        )
-        taps *= np.sinc(2.0 * cutoff_hz * offsets_s) * (2.0 * cutoff_hz / rate_in_hz)
-        out[i] = padded[centre : centre + 2 * reach + 1] @ taps
+    for i, centre in enumerate(centres):
+        out[i] = padded[centre : centre + 2 * reach + 1] @ taps[i % phases]
     return out
 
 

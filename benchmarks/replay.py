@@ -4,9 +4,9 @@ The demo session goes through the whole engine flat out: decoding, mailbox, alig
 fusion, an embedded Redis. One run warms up, then ``--runs`` are measured.
 
 What the figures mean: ``windows_per_s`` is wall time of a run without start-up (bundle and Redis
-are up before). ``cpu_ms_per_window`` is CPU time of this process, all threads, Redis apart; a stage's
-``ms_per_window`` is wall time inside that stage, so on a busy machine stages can add up to more
-than the CPU time. ``decode`` is measured alone, by stepping the source without an engine. The
+are up before). ``cpu_ms_per_window`` is CPU time of this process, all threads, Redis apart. A
+stage's ``ms_per_window`` is wall time inside that stage, so on a busy machine stages can add up to
+more than the CPU time. ``decode`` is measured alone, by stepping the source without an engine. The
 other stages are what the predictions themselves carry in ``stages_ms``.
 
     python benchmarks/replay.py [--runs 3] [--out FILE]

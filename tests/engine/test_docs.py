@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
+from counterpoint.engine.cli import parse_arguments
 from counterpoint.engine.config import Config, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,16 @@ def test_the_configuration_document_lists_every_key_with_its_default(tmp_path: P
     path = tmp_path / "all.toml"
     path.write_text(block[1], encoding="utf-8")
     assert load_config(path) == Config()
+
+
+def test_the_readmes_commands_are_ones_the_command_line_takes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)^ +\.venv/bin/counterpoint (.*)$", text)
+    assert len(commands) >= 3
+    for command in commands:
+        parse_arguments(shlex.split(command))
+    table = re.findall(r"(?m)^\| `counterpoint ([a-z]+)", text)
+    assert table == ["demo", "replay", "run", "subscribe", "bundle", "doctor"]
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -69,15 +69,11 @@ def test_time_never_goes_back_whatever_the_file_says(
     assert all(a <= b for a, b in itertools.pairwise(placed))
 
 
-@given(
-    st.lists(st.integers(-(10**18), 10**18), max_size=10),
-    st.integers(1, 50),
-)
-def test_after_any_garbage_good_timestamps_keep_their_spacing(garbage: list[int], n: int) -> None:
+@given(st.lists(st.integers(-(10**18), 10**18) | st.integers(0, 12 * NS_PER_S), max_size=10))
+def test_a_second_after_any_garbage_good_timestamps_keep_their_spacing(garbage: list[int]) -> None:
     timeline = MediaTimeline(10 * NS_PER_S)
     timeline.place(0, FRAME)
     for t in garbage:
         timeline.place(t, FRAME)
-    placed = [timeline.place(i * FRAME, FRAME) for i in range(3 * n)]
-    spacing = {b - a for a, b in itertools.pairwise(placed[-n:])}
-    assert spacing <= {FRAME} or timeline.repairs == 0
+    placed = [timeline.place(i * FRAME, FRAME) for i in range(60)]
+    assert {b - a for a, b in itertools.pairwise(placed[30:])} == {FRAME}

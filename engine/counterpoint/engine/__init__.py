@@ -1,7 +1,7 @@
 """The Counterpoint engine: aligned windows, compiled encoders and fusion, predictions in Redis.
 
-The two entry points are loaded on first use, so that the trainer, which shares preprocessing and the
-bundle format, does not pull in Redis and ONNX Runtime with them.
+The two entry points are loaded on first use, so that the trainer, which shares preprocessing and
+the bundle format, does not pull in Redis and ONNX Runtime with them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is returned, nothing is raised but by ``--debug``."""
-    args = _parser().parse_args(argv)
+    args = parse_arguments(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.debug else getattr(logging, args.log_level.upper()),
         format="%(levelname)s %(message)s",
@@ -88,6 +88,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 # -- arguments -------------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as argparse reads it; exits with 2 and a message where it cannot."""
+    return _parser().parse_args(argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -397,7 +402,8 @@ def _bundle_verify(args: argparse.Namespace) -> int:
         )
     else:
         _print_line(
-            f"{bundle.manifest.id} {bundle.digest[:12]}: {len(bundle.manifest.files)} files unchanged, "
+            f"{bundle.manifest.id} {bundle.digest[:12]}: "
+            f"{len(bundle.manifest.files)} files unchanged, "
             f"{len(results)} graphs give their golden outputs on {device.name}"
         )
     return 0

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from counterpoint.engine.bundle import check_golden, default_bundle_path, load_bundle
+from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.engine.device import open_device
+from counterpoint.engine.golden import check_golden
 from counterpoint.engine.redis_server import find_server_binary
 from counterpoint.streams.errors import CounterpointError
 

@@ -16,6 +16,7 @@ from typing import Any
 from counterpoint.engine.prediction import Prediction, encode, iso_wall, to_json
 from counterpoint.engine.redis_client import (
     EVENTS_KEY,
+    ORIGIN,
     StreamId,
     format_stream_id,
     predictions_key,
@@ -75,7 +76,7 @@ class Entry:
     content: Prediction | LifecycleEvent
     offered_ns: int
     data: str = ""
-    stream_id: StreamId = (0, 0)
+    stream_id: StreamId = ORIGIN
 
     @property
     def key(self) -> str:
@@ -169,7 +170,7 @@ class Outbox:
         Returns:
             The entries that turned out to be applied, still to be confirmed.
         """
-        self._last_ids[key] = max(top, self._last_ids.get(key, (0, 0)))
+        self._last_ids[key] = max(top, self._last_ids.get(key, ORIGIN))
         applied: list[Entry] = []
         overtaken = False
         for entry in self.in_flight:
@@ -199,7 +200,7 @@ class Outbox:
             self._owed.setdefault(entry.content.session, _Owed()).add(entry.content, reason)
 
     def _number(self, entry: Entry, wall_ns: int) -> None:
-        ms, sequence = self._last_ids.get(entry.key, (0, 0))
+        ms, sequence = self._last_ids.get(entry.key, ORIGIN)
         now_ms = wall_ns // 1_000_000
         # Where the wall clock stands still or goes back, the sequence number goes on.
         entry.stream_id = (now_ms, 0) if now_ms > ms else (ms, sequence + 1)

@@ -49,6 +49,9 @@ Command: TypeAlias = tuple[str | int, ...]
 StreamId: TypeAlias = tuple[int, int]
 """Milliseconds and sequence number; compares as Redis compares stream IDs."""
 
+ORIGIN: StreamId = (0, 0)
+"""Before every entry."""
+
 
 def predictions_key(session: str) -> str:
     """Stream and channel of a session's predictions."""

@@ -6,131 +6,55 @@ it is away, and each entry comes once. What is not there is named: see `Gap` and
 
 from __future__ import annotations
 
-import enum
-import json
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator
 
-from counterpoint.engine.outbox import PUBLISH_DROPS, Lifecycle
-from counterpoint.engine.prediction import Prediction, PredictionFormatError, from_json
+from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.redis_client import (
-    DATA_FIELD,
-    EVENTS_KEY,
+    TIMEOUT_S,
     Backoff,
-    Command,
-    ErrorReply,
-    Link,
     RedisLostError,
-    StreamId,
     connector,
     format_stream_id,
-    last_generated_id,
-    parse_stream_id,
-    predictions_key,
     redact,
 )
-from counterpoint.streams.errors import FailedError, UsageError
+from counterpoint.engine.stream_reader import (
+    Followed,
+    Gap,
+    GapCause,
+    ReadRefusedError,
+    StateChange,
+    StateKind,
+    StreamReader,
+)
+from counterpoint.streams.errors import FailedError
 from counterpoint.streams.runtime import Runtime, SystemRuntime
 
-BLOCK_MS = 2_000
-PAGE_SIZE = 256
-IDS_REMEMBERED = 20_000
-
-_ORIGIN: StreamId = (0, 0)
-
-
-class StateKind(enum.StrEnum):
-    """What changed for a follower."""
-
-    CONNECTED = "connected"
-    DISCONNECTED = "disconnected"
-    STARTED = "started"
-    ENDED = "ended"
-    REWOUND = "rewound"
-    MALFORMED = "malformed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
-    """Something other than a prediction happened.
-
-    Fields:
-        session: name of the session.
-        kind: ``connected`` and ``disconnected``: the connection to Redis, once an outage;
-            ``started`` and ``ended``: the session; ``rewound``: the stream's end lies before what
-            was already read (deleted, or restored from an older copy), so it is read from its
-            beginning, leaving out entries that were delivered before; ``malformed``: an entry is
-            not a prediction and was passed over.
-        detail: why, in a few words; empty where there is no more to say.
-        stream_id: the entry in question; None where there is none.
-    """
-
-    session: str
-    kind: StateKind
-    detail: str = ""
-    stream_id: str | None = None
-
-
-class GapCause(enum.StrEnum):
-    """Why windows are missing.
-
-    ``skipped``: the engine says that it skipped them. ``dropped``: the publisher says that it
-    dropped (some of) them. ``trimmed``: the stream was cut to its length before we read them.
-    ``unknown``: nobody says.
-    """
-
-    SKIPPED = "skipped"
-    DROPPED = "dropped"
-    TRIMMED = "trimmed"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """Windows that have no prediction in the stream. Comes before the prediction that shows it.
-
-    Fields:
-        session, epoch: where.
-        first_window, last_window: the missing windows, both included.
-        cause: see `GapCause`.
-    """
-
-    session: str
-    epoch: int
-    first_window: int
-    last_window: int
-    cause: GapCause
-
-    @property
-    def missing(self) -> int:
-        """Number of missing windows."""
-        return self.last_window - self.first_window + 1
-
-
-Followed: TypeAlias = Prediction | Gap | StateChange
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SessionEvent:
-    kind: Lifecycle
-    reason: str
-    behind: StreamId
-    stream_id: str
+__all__ = ["Followed", "Gap", "GapCause", "StateChange", "StateKind", "Subscriber"]
 
 
 class Subscriber:
     """Reads predictions from the Redis at ``url``; any number of sessions, one `follow` each.
 
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        runtime: clock and chance; the system's by default.
+        timeout_s: longest wait for a connection or an answer.
+
     Raises:
         UsageError: not a Redis URL.
     """
 
-    def __init__(self, url: str, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, url: str, runtime: Runtime | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._url = url
-        self._connect = connector(url)
+        self._connect = connector(url, timeout_s=timeout_s)
         self._runtime = runtime or SystemRuntime()
+        self._last_ids: dict[str, str] = {}
+
+    def last_id(self, session: str) -> str | None:
+        """The stream ID of the newest prediction that `follow` gave: ``since`` of a later one."""
+        return self._last_ids.get(session)
 
     async def follow(
         self, session: str, *, since: str = "start", until_end: bool = False
@@ -143,111 +67,45 @@ class Subscriber:
             session: name of the session.
             since: ``start`` (all that the stream holds), ``now`` (what comes from here on) or a
                 stream ID such as ``1700000000000-0`` (what comes behind that entry).
-            until_end: return once the session has ended and all its predictions were given.
+            until_end: return once the session has ended and all its predictions were given. A
+                session that had ended before counts, unless ``since`` is ``now``.
 
         Raises:
             UsageError: ``since`` is none of these.
             FailedError: Redis refuses the reading for good: no permission, or the key holds
                 something else.
         """
-        reader = _Reader(session, since, self._url)
+        reader = StreamReader(session, since)
         backoff = Backoff(self._runtime.rng(f"subscriber/{session}"))
         connected: bool | None = None
         while True:
             try:
                 link = await self._connect()
                 try:
-                    for change in await reader.begin(link):
-                        yield change
-                    if connected is not True:
-                        connected = True
-                        yield reader.change(StateKind.CONNECTED)
+                    await reader.begin(link)
                     while True:
-                        for followed in await reader.read(link):
-                            yield followed
+                        found = await reader.read(link)
                         backoff.reset()
+                        if connected is not True:
+                            connected = True
+                            yield reader.change(StateKind.CONNECTED)
+                        for stream_id, followed in found:
+                            if isinstance(followed, Prediction):
+                                self._last_ids[session] = format_stream_id(stream_id)
+                            yield followed
                         if until_end and reader.over:
                             return
                 finally:
                     await link.close()
             except RedisLostError as error:
                 wait_ns = backoff.next_ns()
+                # A connection that comes back at once is not worth a word.
                 if wait_ns and connected is not False:
                     connected = False
                     yield reader.change(StateKind.DISCONNECTED, str(error))
                 await self._runtime.sleep_until(self._runtime.now_ns() + wait_ns)
-
-
-class _Reader:
-    """Where one follower is in the session's stream and in the stream of events."""
-
-    def __init__(self, session: str, since: str, url: str) -> None:
-        self._session = session
-        self._url = url
-        self._key = predictions_key(session)
-        # None: the end of the stream as it is when first seen.
-        self._position: StreamId | None = _ORIGIN
-        self._events_position: StreamId | None = _ORIGIN
-        if since == "now":
-            self._position = self._events_position = None
-        elif since != "start":
-            try:
-                self._position = parse_stream_id(since)
-            except ValueError as error:
-                raise UsageError(f"since: {error}, and neither start nor now") from error
-        self._delivered: OrderedDict[StreamId, None] = OrderedDict()
-        self._pending: deque[_SessionEvent] = deque()
-        self._last: Prediction | None = None
-        self._ended = False
-        self._drained = False
-
-    @property
-    def over(self) -> bool:
-        """The session has ended and everything up to its end was given."""
-        return self._ended and self._drained and not self._pending
-
-    def change(
-        self, kind: StateKind, detail: str = "", stream_id: str | None = None
-    ) -> StateChange:
-        return StateChange(session=self._session, kind=kind, detail=detail, stream_id=stream_id)
-
-    async def begin(self, link: Link) -> list[StateChange]:
-        """Take up the position on a new connection; says so if the stream was rewound."""
-        first = self._position is None
-        predictions_end, events_end = await self._ends(link)
-        if self._position is None:
-            self._position = predictions_end
-        if self._events_position is None or self._events_position > events_end:
-            self._events_position = events_end if first else _ORIGIN
-        if first or self._position == _ORIGIN:
-            return []
-        return await self._resume(link, predictions_end)
-
-    async def _resume(self, link: Link, end: StreamId) -> list[StateChange]:
-        assert self._position is not None
-        if self._position > end:
-            detail = f"was at {format_stream_id(self._position)}, ends at {format_stream_id(end)}"
-            self._position = _ORIGIN
-            return [self.change(StateKind.REWOUND, detail)]
-        return []
-
-    async def _ends(self, link: Link) -> tuple[StreamId, StreamId]:
-        """The IDs that the next entries of predictions and events must exceed."""
-        replies = await link.execute(
-            [("XINFO", "STREAM", self._key), ("XINFO", "STREAM", EVENTS_KEY)]
-        )
-        return self._end(replies[0]), self._end(replies[1])
-
-    def _end(self, reply: Any) -> StreamId:
-        if isinstance(reply, ErrorReply):
-            if "no such key" in reply.message:
-                return _ORIGIN
-            raise self._failure(reply)
-        return last_generated_id(reply)
-
-    def _failure(self, reply: ErrorReply) -> Exception:
-        if reply.transient:
-            return RedisLostError(reply.message)
-        return FailedError(
-            f"Redis at {redact(self._url)} does not let {self._key} be read: {reply.message}"
-        )
+            except ReadRefusedError as error:
+                raise FailedError(
+                    f"Redis at {redact(self._url)} does not let session {session!r} be followed: "
+                    f"{error}"
+                ) from error

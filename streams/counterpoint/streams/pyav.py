@@ -5,6 +5,8 @@ All use of PyAV is in this module.
 
 from __future__ import annotations
 
+import re
+import stat
 from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -264,11 +266,15 @@ class MediaTrack:
 
 
 def _open_container(path: Path) -> InputContainer:
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file; check the path")
-    if not path.is_file():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{path}: there is no such file; check the path") from error
+    except OSError as error:
+        raise SourceError(f"{path}: not readable ({error.strerror}); check its path") from error
+    if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{path}: this is not a file; give a media file")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise SourceError(f"{path}: the file is empty; record or copy it again")
     try:
         # An absolute path, so that no part of a file's name is taken for a protocol.
@@ -308,7 +314,12 @@ def _declared_end_ns(container: InputContainer, stream: _Stream | None = None) -
         return (start_us + container.duration) * 1000
     length_ns = _to_ns(stream.duration, stream.time_base)
     if length_ns is None:
-        return None
+        # Matroska keeps it in a tag, "00:00:03.000000000", which counts from 0.
+        tag = re.fullmatch(r"(\d+):(\d\d):(\d\d)\.(\d{9})", stream.metadata.get("DURATION", ""))
+        if tag is None:
+            return None
+        hours, minutes, seconds, nanoseconds = map(int, tag.groups())
+        return ((hours * 60 + minutes) * 60 + seconds) * NS_PER_S + nanoseconds
     return length_ns + (_to_ns(stream.start_time, stream.time_base) or 0)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.media import grid_face, grid_speech
 
 from counterpoint.engine.kernels import cpu, reference
 from counterpoint.engine.kernels.reference import Rectangle
 from counterpoint.engine.preprocess.spec import AudioSpec, VideoSpec
 from counterpoint.streams.types import Float32Array
+from tests.support.media import grid_face, grid_speech
 
 SPEC = AudioSpec()
 LOG_MEL = cpu.LogMel(SPEC)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.media import grid_speech
 
 from counterpoint.engine.kernels import reference
 from counterpoint.engine.preprocess.audio import (
@@ -22,6 +21,7 @@ from counterpoint.engine.preprocess.audio import (
 )
 from counterpoint.engine.preprocess.spec import AudioSpec
 from counterpoint.streams.types import NS_PER_S, AudioChunk, Float32Array
+from tests.support.media import grid_speech
 
 SPEC = AudioSpec(
     mean=tuple(float(m) for m in np.linspace(-9.0, -4.0, 64)),

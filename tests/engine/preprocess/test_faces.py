@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from tests.support.media import grid_face
 
 from counterpoint.engine.kernels import reference
 from counterpoint.engine.kernels.reference import Rectangle
@@ -14,6 +13,7 @@ from counterpoint.engine.preprocess.faces import FaceTracker, face_input
 from counterpoint.engine.preprocess.spec import VideoSpec
 from counterpoint.streams.errors import UnavailableError
 from counterpoint.streams.types import UInt8Array, VideoFrame
+from tests.support.media import grid_face
 
 SPEC = VideoSpec(mean=0.5, std=0.25)
 FACE = grid_face()
@@ -31,6 +31,13 @@ def scene(*placed: tuple[int, int, float], height: int = 480, width: int = 640) 
         small = cv2.resize(FACE, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         picture[y : y + small.shape[0], x : x + small.shape[1]] = small
     return picture
+
+
+class Blind:
+    """A cascade that finds nothing."""
+
+    def detectMultiScale(self, *args: object, **kwargs: object) -> tuple[()]:
+        return ()
 
 
 def counting(tracker: FaceTracker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -85,11 +92,17 @@ def test_odd_pictures_hold_no_face_and_do_no_harm(shape: tuple[int, int]) -> Non
 def test_between_detections_the_face_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = FaceTracker(detect_every=4)
     calls = counting(tracker, monkeypatch)
-    start = tracker.update(frame(scene((100, 100, 1.0))))
+    rng = np.random.default_rng(2)
+
+    def noisy(picture: UInt8Array) -> VideoFrame:
+        grainy = picture + rng.normal(0.0, 12.0, picture.shape)
+        return frame(np.clip(grainy, 0, 255).astype(np.uint8))
+
+    start = tracker.update(noisy(scene((100, 100, 1.0))))
     assert start is not None
     for step in range(1, 9):
         # The whole picture of the face moves by 20 px to the right and 6 down for each frame.
-        moved = tracker.update(frame(scene((100 + 20 * step, 100 + 6 * step, 1.0))))
+        moved = tracker.update(noisy(scene((100 + 20 * step, 100 + 6 * step, 1.0))))
         assert_near(
             moved,
             start.x + start.width / 2 + 20 * step,
@@ -125,13 +138,20 @@ def test_a_face_that_only_the_template_still_knows_is_kept_for_a_while(
     tracker = FaceTracker(detect_every=1)
     assert tracker.update(frame(FACE)) is not None
 
-    class Blind:
-        def detectMultiScale(self, *args: object, **kwargs: object) -> tuple[()]:
-            return ()
-
     monkeypatch.setattr(tracker, "_cascade", Blind())
     found = [tracker.update(frame(FACE)) is not None for _ in range(5)]
     assert found == [True, True, True, False, False]
+
+
+def test_only_detections_missed_in_a_row_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = FaceTracker(detect_every=1)
+    seeing = tracker._cascade
+    for _ in range(3):
+        monkeypatch.setattr(tracker, "_cascade", seeing)
+        assert tracker.update(frame(FACE)) is not None
+        monkeypatch.setattr(tracker, "_cascade", Blind())
+        assert tracker.update(frame(FACE)) is not None
+        assert tracker.update(frame(FACE)) is not None
 
 
 def test_the_largest_face_is_taken_first() -> None:
@@ -148,12 +168,25 @@ def test_the_face_followed_is_kept_until_another_is_much_larger() -> None:
     assert_near(much, 270 + 188, 180 + 186, 157)
 
 
+def test_the_face_followed_is_kept_even_if_its_template_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faces, "_MIN_SCORE", 2.0)
+    tracker = FaceTracker()
+    tracker.update(frame(scene((0, 0, 0.6))))
+    kept = tracker.update(frame(scene((0, 0, 0.6), (330, 220, 0.66))))
+    assert_near(kept, 0.6 * 188, 0.6 * 186, 0.6 * 157)
+
+
 def test_another_size_of_picture_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = FaceTracker(detect_every=100)
     calls = counting(tracker, monkeypatch)
-    tracker.update(frame(FACE))
-    assert tracker.update(frame(np.ascontiguousarray(FACE[:, :300]))) is not None
-    assert calls == [0, 1]
+    wide = tracker.update(frame(scene((350, 180, 0.75))))
+    assert wide is not None
+    # Smaller than where the face last was.
+    assert tracker.update(frame(np.ascontiguousarray(GREY[:90, :90]))) is None
+    assert tracker.update(frame(FACE)) is not None
+    assert calls == [0, 1, 2]
 
 
 def test_the_same_pictures_give_the_same_rectangles() -> None:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.media import grid_speech
-from tests.support.requirements import require
 
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.engine.device import Arrays, DeviceChoice, open_device
 from counterpoint.engine.graphs import GraphSpec, Tolerance
 from counterpoint.engine.preprocess.voice import VoiceActivity
 from counterpoint.streams.types import Float32Array
+from tests.support.media import grid_speech
+from tests.support.requirements import require
 
 HOP = 4000
 
@@ -93,6 +93,15 @@ def test_a_gap_resets_the_state_and_the_rest_is_still_heard() -> None:
     assert graph.frames[2][64:].tolist() == ramp(HOP)[2000:2512].tolist()
     assert not graph.frames[2][:64].any()
     assert heard == 2000 + 3 * 512
+
+
+def test_the_loudest_frame_counts_on_either_side_of_a_gap() -> None:
+    valid = np.ones(HOP, np.bool_)
+    valid[1000:2000] = False
+    for loudest, other in ((511, 2511), (2511, 511)):
+        sound = np.zeros(HOP, np.float32)
+        sound[[loudest, other]] = [0.75, 0.25]
+        assert VoiceActivity(RecordingGraph()).push(sound, valid) == 0.75
 
 
 def test_a_hop_that_ends_in_a_gap_leaves_nothing_behind() -> None:

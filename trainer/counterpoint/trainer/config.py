@@ -62,8 +62,18 @@ class TextConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FusionConfig:
+    steps: int = 2100
+    batch_size: int = 256
+    learning_rate: float = 0.02
+    bias_decay: float = 1e-3
+    samples: int = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AffectConfig:
     seed: int = 0
     vision: VisionConfig = field(default_factory=VisionConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)

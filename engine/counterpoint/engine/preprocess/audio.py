@@ -40,11 +40,7 @@ class LogMelHop:
         self._spec = spec
         self._hop_samples = spec.samples_per(hop_ns)
         self._log_mel = cpu.LogMel(spec)
-        self._mean = np.asarray(spec.mean, np.float32)
-        self._scale = (1.0 / np.asarray(spec.std, np.float64)).astype(np.float32)
-        self._silence = self._log_mel(
-            np.zeros(spec.overlap_samples + spec.context_frames * spec.frame_samples, np.float32)
-        )
+        self._silence = _silent_context(self._log_mel, spec)
         self.reset()
 
     def reset(self) -> None:
@@ -70,7 +66,7 @@ class LogMelHop:
         ``(log-mel - mean) / std`` of the previous hop's last ``context_frames`` frames and of
         this hop's frames. Arguments and errors as for `push_raw`.
         """
-        return (self._advance(samples, valid) - self._mean) * self._scale
+        return normalise_log_mel(self._advance(samples, valid), self._spec)
 
     def _advance(self, samples: Float32Array, valid: BoolArray | None) -> Float32Array:
         if samples.shape != (self._hop_samples,):
@@ -127,17 +123,24 @@ def windows_of(log_mel: Float32Array, spec: AudioSpec, *, hop_ns: int = HOP_NS) 
     Args:
         log_mel: (hops * hop frames, mel_bins) float32 as `clip_log_mel` gives it.
     """
-    silence = cpu.LogMel(spec)(
-        np.zeros(spec.overlap_samples + spec.context_frames * spec.frame_samples, np.float32)
-    )
     hop_frames = spec.frames_per(hop_ns)
-    frames = np.concatenate([silence, log_mel])
-    mean = np.asarray(spec.mean, np.float32)
-    scale = (1.0 / np.asarray(spec.std, np.float64)).astype(np.float32)
+    frames = np.concatenate([_silent_context(cpu.LogMel(spec), spec), log_mel])
     windows = np.lib.stride_tricks.sliding_window_view(
         frames, spec.context_frames + hop_frames, axis=0
     )[::hop_frames]
-    return np.ascontiguousarray((windows.transpose(0, 2, 1) - mean) * scale)
+    return normalise_log_mel(np.ascontiguousarray(windows.transpose(0, 2, 1)), spec)
+
+
+def normalise_log_mel(log_mel: Float32Array, spec: AudioSpec) -> Float32Array:
+    """Log-mel (..., mel_bins) as encoder input, ``(x - mean) / std`` for each bin, float32."""
+    centred = log_mel - np.asarray(spec.mean, np.float32)
+    return np.asarray(centred / np.asarray(spec.std, np.float32), np.float32)
+
+
+def _silent_context(log_mel: cpu.LogMel, spec: AudioSpec) -> Float32Array:
+    """What stands before a first hop (context_frames, mel_bins)."""
+    samples = spec.overlap_samples + spec.context_frames * spec.frame_samples
+    return log_mel(np.zeros(samples, np.float32))
 
 
 class StreamResampler:

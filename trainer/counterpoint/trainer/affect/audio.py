@@ -263,14 +263,14 @@ def clip_probabilities(
         for index, count in enumerate(track.counts.tolist()):
             ends = torch.tensor(clip_windows(count))
             crops = track.crops(torch.full_like(ends, index), ends, WINDOW_FRAMES)
-            mask = _inside_mask(ends)
+            mask = inside_mask(ends)
             logits = model((crops - mean) / std, mask)
             rows.append(torch.softmax(logits, dim=1).mean(dim=0))
     probabilities: np.ndarray = torch.stack(rows).numpy()  # type: ignore[type-arg]
     return probabilities
 
 
-def _inside_mask(ends: Tensor) -> Tensor:
+def inside_mask(ends: Tensor) -> Tensor:
     """(N, 60): 1 for steps after the start of the clip."""
     steps = torch.arange(STEPS)[None, :]
     return (steps >= STEPS - ends[:, None] // STEP_FRAMES).to(torch.float32)

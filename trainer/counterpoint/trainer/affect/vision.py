@@ -138,7 +138,7 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
             save_weights(out / "vision" / "model.safetensors", model)
             line = f"epoch {epoch + 1}/{vision.epochs} loss {total / len(training):.4f}"
             if epoch % 4 == 3 or epoch + 1 == vision.epochs:
-                seen = _predict(model, images[calibration], mean, std)
+                seen = predict(model, images[calibration], mean, std)
                 score = accuracy(faces.hard[calibration.numpy()], seen.argmax(axis=1))
                 line += f" calibration accuracy {score:.4f}"
             record.say(line)
@@ -147,7 +147,7 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
     record.finish()
 
 
-def _predict(model: nn.Module, images: Tensor, mean: float, std: float) -> np.ndarray:  # type: ignore[type-arg]
+def predict(model: nn.Module, images: Tensor, mean: float, std: float) -> np.ndarray:  # type: ignore[type-arg]
     model.eval()
     with torch.inference_mode():
         parts = [model(normalise(part, mean, std)) for part in images.split(256)]
@@ -156,7 +156,7 @@ def _predict(model: nn.Module, images: Tensor, mean: float, std: float) -> np.nd
 
 
 def _score(model: nn.Module, faces: Faces, mean: float, std: float) -> dict[str, float]:
-    predicted = _predict(model, torch.from_numpy(faces.images), mean, std).argmax(axis=1)
+    predicted = predict(model, torch.from_numpy(faces.images), mean, std).argmax(axis=1)
     return {
         "accuracy": accuracy(faces.hard, predicted),
         "macro_recall": macro_recall(faces.hard, predicted, CLASSES),

@@ -1,0 +1,316 @@
+"""Stage ``fusion``: weights, biases and temperatures of the late fusion, on calibration data.
+
+No set here has face, speech and text of one moment with labels. So the fusion is fitted on
+*class-matched triples*: a FER+ picture, a speech window and a chat line of the same emotion, drawn
+independently from the calibration splits (training-side speakers, pictures and lines that no
+encoder was trained on). They teach how far to trust each modality; they cannot teach how
+modalities of one real moment depend on each other.
+
+Calibration data is halved: one half fits weights and biases, the other the temperatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from counterpoint.engine.manifest import MASKS
+from counterpoint.trainer.affect.audio import (
+    SPEC,
+    WINDOW_FRAMES,
+    AudioModel,
+    Track,
+    clip_windows,
+    inside_mask,
+)
+from counterpoint.trainer.affect.text import TextModel, encode_lines, text_logits
+from counterpoint.trainer.affect.vision import VisionModel, predict
+from counterpoint.trainer.calibrate import fit_temperature, softmax
+from counterpoint.trainer.config import AffectConfig, FusionConfig
+from counterpoint.trainer.data.ferplus import read_ferplus
+from counterpoint.trainer.data.speech import CALIBRATION, read_speech
+from counterpoint.trainer.data.text import read_text
+from counterpoint.trainer.labels import EMOTION, SENTIMENT
+from counterpoint.trainer.metrics import accuracy, expected_calibration_error
+from counterpoint.trainer.models import LateFusion
+from counterpoint.trainer.records import (
+    StageRecord,
+    load_arrays,
+    load_weights,
+    save_weights,
+    seed_everything,
+    write_json,
+)
+
+MISSING, PRESENT, SILENT = 0, 1, 2
+CLASSES = len(EMOTION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoders:
+    """The trained parts, and the fusion module that holds their heads."""
+
+    vision: VisionModel
+    audio: AudioModel
+    text: TextModel
+    fusion: LateFusion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Single samples of one modality with their unimodal logits.
+
+    Fields:
+        emotion_logits: (N, 7); sentiment_logits: (N, 3).
+        emotion: (N,) int64 class.
+        sentiment: (N, 3) target shares; derived from the emotion by the table where a set has no
+            sentiment labels.
+    """
+
+    emotion_logits: Tensor
+    sentiment_logits: Tensor
+    emotion: Tensor
+    sentiment: Tensor
+
+    def half(self, which: int, groups: Tensor) -> Pool:
+        rows = torch.nonzero(groups == which).squeeze(1)
+        return Pool(
+            emotion_logits=self.emotion_logits[rows],
+            sentiment_logits=self.sentiment_logits[rows],
+            emotion=self.emotion[rows],
+            sentiment=self.sentiment[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Triples:
+    """Class-matched draws from the three pools.
+
+    Fields:
+        emotion_logits: (N, 3, 7); sentiment_logits: (N, 3, 3); axis 1 is video, audio, chat.
+        emotion: (N, 7) and sentiment: (N, 3) target shares.
+        state: (N, 3) int64.
+    """
+
+    emotion_logits: Tensor
+    sentiment_logits: Tensor
+    emotion: Tensor
+    sentiment: Tensor
+    state: Tensor
+
+
+def load_encoders(out: Path, config: AffectConfig) -> Encoders:
+    """The encoders that the stages before have written, with a fusion that is not fitted yet.
+
+    Raises:
+        UsageError: a stage has not run.
+    """
+    vision, audio = VisionModel(config.vision), AudioModel(config.audio)
+    text = TextModel(config.text)
+    load_weights(out / "vision" / "model.safetensors", vision)
+    load_weights(out / "audio" / "model.safetensors", audio)
+    load_weights(out / "text" / "model.safetensors", text)
+    table = torch.from_numpy(load_arrays(out / "text" / "table.npz")["table"])
+    fusion = LateFusion(vision.emotion, audio.sequence, audio.emotion, text.heads, table)
+    for module in (vision, audio, text, fusion):
+        module.eval()
+    return Encoders(vision=vision, audio=audio, text=text, fusion=fusion)
+
+
+def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
+    """Fit weights on one half of the calibration data, temperatures on the other."""
+    record = StageRecord(out / "fusion", "fusion")
+    generator = seed_everything(config.seed + 3)
+    encoders = load_encoders(out, config)
+    with record.timed("unimodal logits"):
+        pools = {
+            name: pool
+            for name, pool in zip(
+                ("video", "audio", "chat"),
+                (
+                    _video_pool(encoders, data, out),
+                    _audio_pool(encoders, data, out),
+                    _chat_pool(encoders, data, out),
+                ),
+                strict=True,
+            )
+        }
+    halves = [[pool[half] for pool in pools.values()] for half in (0, 1)]
+    record.say(f"samples a half: {[[len(pool.emotion) for pool in half] for half in halves]}")
+
+    fusion = encoders.fusion
+    parameters = [*fusion.sentiment.parameters(), *fusion.emotion.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=config.fusion.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.fusion.steps)
+    with record.timed("fit weights"):
+        for step in range(config.fusion.steps):
+            mask = MASKS[step % len(MASKS)]
+            triples = draw_triples(
+                halves[0], mask, config.fusion.batch_size, generator, silent_share=0.5
+            )
+            sentiment, _ = fusion.sentiment(triples.sentiment_logits, triples.state)
+            emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
+            loss = F.cross_entropy(sentiment, triples.sentiment)
+            loss = loss + F.cross_entropy(emotion, triples.emotion)
+            loss = loss + config.fusion.bias_decay * _bias_norm(fusion)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    with record.timed("fit temperatures"):
+        temperatures: dict[str, dict[str, float]] = {"sentiment": {}, "emotion": {}}
+        table: dict[str, dict[str, float]] = {}
+        for mask in MASKS:
+            triples = draw_triples(halves[1], mask, config.fusion.samples, generator)
+            with torch.inference_mode():
+                sentiment, _ = fusion.sentiment(triples.sentiment_logits, triples.state)
+                emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
+            temperatures["sentiment"][mask] = fit_temperature(sentiment, triples.sentiment)
+            temperatures["emotion"][mask] = fit_temperature(emotion, triples.emotion)
+            truth = triples.emotion.argmax(dim=1).numpy()
+            scaled = softmax(emotion.numpy(), temperatures["emotion"][mask])
+            table[mask] = {
+                "emotion_accuracy": accuracy(truth, scaled.argmax(axis=1)),
+                "ece_before": expected_calibration_error(truth, softmax(emotion.numpy(), 1.0)),
+                "ece_after": expected_calibration_error(truth, scaled),
+            }
+            record.say(f"{mask} {table[mask]}")
+    write_json(out / "fusion" / "temperatures.json", temperatures)
+    save_weights(out / "fusion" / "sentiment.safetensors", fusion.sentiment)
+    save_weights(out / "fusion" / "emotion.safetensors", fusion.emotion)
+    record.metrics = {
+        "calibration_subsets": table,
+        "temperatures": temperatures,
+        "weights": {
+            head: F.softplus(combine.raw_weight).tolist()
+            for head, combine in (("sentiment", fusion.sentiment), ("emotion", fusion.emotion))
+        },
+    }
+    record.finish()
+
+
+def _bias_norm(fusion: LateFusion) -> Tensor:
+    total = torch.zeros(())
+    for combine in (fusion.sentiment, fusion.emotion):
+        for parameter in (combine.bias, combine.missing, combine.silent):
+            total = total + parameter.square().sum()
+    return total
+
+
+def draw_triples(
+    pools: list[Pool], mask: str, count: int, generator: torch.Generator,
+    *, silent_share: float = 0.0,
+) -> Triples:  # fmt: skip
+    """``count`` class-matched draws where the modalities of ``mask`` are present.
+
+    Classes are drawn as they occur in the pools that are present (the mean of their shares): with
+    one modality alone these are that set's own shares.
+
+    Args:
+        pools: video, audio, chat.
+        silent_share: of the modalities that are absent, how many count as silent, not missing.
+    """
+    present = [character == "1" for character in mask]
+    shares = torch.stack(
+        [
+            torch.bincount(pool.emotion, minlength=CLASSES) / len(pool.emotion)
+            for pool, there in zip(pools, present, strict=True)
+            if there
+        ]
+    )
+    # A class that one of the pools lacks cannot be matched.
+    prior = shares.mean(dim=0) * (shares > 0).all(dim=0)
+    classes = torch.multinomial(prior, count, replacement=True, generator=generator)
+    rows = [_draw_rows(pool.emotion, classes, generator) for pool in pools]
+    # Real sentiment labels only come with chat lines; without chat the table gives the shares.
+    labelled = 2 if present[2] else present.index(True)
+    silent = torch.rand((count, 3), generator=generator) < silent_share
+    absent = torch.where(silent, SILENT, MISSING)
+    return Triples(
+        emotion_logits=torch.stack(
+            [pool.emotion_logits[chosen] for pool, chosen in zip(pools, rows, strict=True)], dim=1
+        ),
+        sentiment_logits=torch.stack(
+            [pool.sentiment_logits[chosen] for pool, chosen in zip(pools, rows, strict=True)],
+            dim=1,
+        ),
+        emotion=F.one_hot(classes, CLASSES).to(torch.float32),
+        sentiment=pools[labelled].sentiment[rows[labelled]],
+        state=torch.where(torch.tensor(present)[None, :], PRESENT, absent),
+    )
+
+
+def _draw_rows(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """For each wanted class a random row of that class; row 0 where there is none."""
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels, minlength=CLASSES)
+    first = torch.cumsum(counts, 0) - counts
+    offset = (torch.rand(len(classes), generator=generator) * counts[classes]).long()
+    return torch.where(counts[classes] > 0, order[(first[classes] + offset) % len(order)], 0)
+
+
+def _video_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
+    faces = read_ferplus(data, "Train")
+    split = load_arrays(out / "vision" / "split.npz")
+    rows = split["calibration"]
+    logits = torch.from_numpy(
+        predict(
+            encoders.vision,
+            torch.from_numpy(faces.images[rows]),
+            float(split["mean"]),
+            float(split["std"]),
+        )
+    )
+    pool = _derived_pool(encoders.fusion, logits, torch.from_numpy(faces.hard[rows]))
+    groups = torch.arange(len(rows)) % 2
+    return pool.half(0, groups), pool.half(1, groups)
+
+
+def _audio_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
+    """Windows of the held-out speakers; half 0 has RAVDESS actor 15, half 1 actor 16."""
+    clips = read_speech(data, out / "cache", SPEC).chosen(CALIBRATION)
+    stored = load_arrays(out / "audio" / "normalisation.npz")
+    mean, std = torch.from_numpy(stored["mean"]), torch.from_numpy(stored["std"])
+    track = Track(clips.log_mel)
+    logits, emotions, groups = [], [], []
+    with torch.inference_mode():
+        for index, clip in enumerate(clips.clips):
+            ends = torch.tensor(clip_windows(int(track.counts[index])))
+            crops = track.crops(torch.full_like(ends, index), ends, WINDOW_FRAMES)
+            logits.append(encoders.audio((crops - mean) / std, inside_mask(ends)))
+            emotions += [clip.emotion] * len(ends)
+            half = {"ravdess-15": 0, "ravdess-16": 1}.get(clip.speaker, index % 2)
+            groups += [half] * len(ends)
+    pool = _derived_pool(encoders.fusion, torch.cat(logits), torch.tensor(emotions))
+    return pool.half(0, torch.tensor(groups)), pool.half(1, torch.tensor(groups))
+
+
+def _chat_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
+    """MELD's calibration dialogues: the only lines with both labels. Halved by dialogue."""
+    lines = [line for line in read_text(data).calibration if line.source == "meld"]
+    encoded = encode_lines(lines, out)
+    sentiment, emotion = text_logits(encoders.text, encoded)
+    pool = Pool(
+        emotion_logits=emotion,
+        sentiment_logits=sentiment,
+        emotion=encoded.emotion.argmax(dim=1),
+        sentiment=F.one_hot(encoded.sentiment, len(SENTIMENT)).to(torch.float32),
+    )
+    names = sorted({line.group for line in lines})
+    groups = torch.tensor([names.index(line.group) % 2 for line in lines])
+    return pool.half(0, groups), pool.half(1, groups)
+
+
+def _derived_pool(fusion: LateFusion, logits: Tensor, emotion: Tensor) -> Pool:
+    with torch.inference_mode():
+        return Pool(
+            emotion_logits=logits,
+            sentiment_logits=fusion.derive(logits),
+            emotion=emotion,
+            sentiment=fusion.table[emotion],
+        )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,11 +37,12 @@ from counterpoint.engine.device import open_device
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.golden import check_golden
 from counterpoint.engine.prediction import Prediction, to_json
-from counterpoint.engine.redis_server import resolve_redis
-from counterpoint.engine.render import LiveTable
+from counterpoint.engine.redis_client import check_reachable, predictions_key
+from counterpoint.engine.redis_server import embedded_with
+from counterpoint.engine.render import LiveTable, in_words
 from counterpoint.engine.sources import OpenSources, open_demo, open_replay, open_sources
-from counterpoint.engine.subscribe import Subscriber
-from counterpoint.streams.errors import CounterpointError, FailedError
+from counterpoint.engine.subscribe import Followed, StateChange, StateKind, Subscriber
+from counterpoint.streams.errors import CounterpointError, FailedError, UnavailableError
 from counterpoint.streams.runtime import SystemRuntime
 
 log = logging.getLogger(__name__)
@@ -289,27 +291,60 @@ def _subscribe(args: argparse.Namespace) -> int:
 
 
 async def _subscribe_async(args: argparse.Namespace) -> int:
-    config = _config(args)
-    as_json = _wants_json(args)
-    with SystemRuntime() as runtime:
-        async with resolve_redis(config.redis.url, runtime, join=True) as url:
-            follow = Subscriber(url, runtime).follow(
-                args.session, since=args.since, until_end=args.until_end
-            )
-            if as_json:
-                async for event in follow:
-                    if isinstance(event, Prediction):
-                        _print_line(to_json(event))
-                    else:
-                        _say(str(event))
-            else:
-                with LiveTable(Console(), f"Counterpoint · {args.session}", paced=True) as table:
-                    async for event in follow:
-                        if isinstance(event, Prediction):
-                            table.show(event)
-                        else:
-                            table.note(str(event))
+    spec = _config(args).redis.url
+    embedded = spec.partition(":")[0] == "embedded"
+    if embedded:
+        url = await embedded_with(predictions_key(args.session))
+    else:
+        await check_reachable(spec)
+        url = spec
+    with SystemRuntime() as runtime, _follower(args) as show:
+        # An embedded Redis goes away with its engine, so there is nothing to wait for then.
+        follow = Subscriber(url, runtime).follow(
+            args.session, since=args.since, until_end=args.until_end or embedded
+        )
+        async for event in follow:
+            show(event)
+            if (
+                embedded
+                and isinstance(event, StateChange)
+                and event.kind is StateKind.DISCONNECTED
+                and await _gone(url)
+            ):
+                break
     return 0
+
+
+@contextlib.contextmanager
+def _follower(args: argparse.Namespace) -> Iterator[Callable[[Followed], None]]:
+    """What to do with each thing that a subscriber is told."""
+    if _wants_json(args):
+
+        def print_(event: Followed) -> None:
+            if isinstance(event, Prediction):
+                _print_line(to_json(event))
+            else:
+                _say(in_words(event))
+
+        yield print_
+        return
+    with LiveTable(Console(), f"Counterpoint · {args.session}", paced=True) as table:
+
+        def show(event: Followed) -> None:
+            if isinstance(event, Prediction):
+                table.show(event)
+            else:
+                table.note(in_words(event))
+
+        yield show
+
+
+async def _gone(url: str) -> bool:
+    try:
+        await check_reachable(url)
+    except UnavailableError:
+        return True
+    return False
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,9 @@ async with Engine.open(config) as engine:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,6 +51,8 @@ class Engine:
         self.publisher = publisher
         self.redis_url = redis_url
         self._runtime = runtime
+        # Sessions come and go, threads stay: as many workers as there are cores, taken in turn.
+        self._workers = itertools.cycle(range(os.cpu_count() or 1))
 
     @classmethod
     @asynccontextmanager
@@ -138,6 +142,7 @@ class Engine:
             sink=self.publisher,
             speed=speed,
             duration_ns=sources.duration_ns,
+            worker=next(self._workers),
         )
         self.publisher.session_started(name)
         reason = "stopped"

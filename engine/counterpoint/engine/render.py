@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoint.engine.prediction import ModalityReport, ModalityState, Prediction
+from counterpoint.engine.subscribe import Gap, StateChange, StateKind
 from counterpoint.streams.types import Modality
 
 BAR_CELLS = 24
@@ -25,6 +26,8 @@ _STATE_STYLE = {
     ModalityState.STALLED: "red",
     ModalityState.MISSING: "bright_black",
 }
+
+_LINK_KINDS = (StateKind.CONNECTED, StateKind.DISCONNECTED)
 
 
 class LiveTable:
@@ -156,3 +159,17 @@ def _speaks_for(prediction: Prediction, report: ModalityReport) -> str:
             best = max(range(len(values)), key=values.__getitem__)
             said.append(f"{prediction.heads[head].labels[best]} {values[best]:+.1f}")
     return ", ".join(said)
+
+
+def in_words(event: Gap | StateChange) -> str:
+    """What a subscriber is told beside predictions, as a line for people."""
+    if isinstance(event, Gap):
+        windows = (
+            f"window {event.first_window}"
+            if event.missing == 1
+            else f"windows {event.first_window} to {event.last_window}"
+        )
+        return f"gap: {windows} missing ({event.missing}, {event.cause.value})"
+    subject = "redis" if event.kind in _LINK_KINDS else f"session {event.session}"
+    detail = f": {event.detail}" if event.detail else ""
+    return f"{subject} {event.kind.value}{detail}"

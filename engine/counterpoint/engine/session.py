@@ -113,6 +113,8 @@ class Session:
         sink: where predictions go.
         speed: 1.0 is real time; None is flat out, losing nothing.
         duration_ns: how long the source says it lasts; windows go on to there if it breaks off.
+        worker: which of the process's workers (a thread for its source, one for its models) it
+            shares with other sessions.
 
     Raises:
         ConfigError: the configured hop is no multiple of the bundle's.
@@ -130,6 +132,7 @@ class Session:
         sink: Sink,
         speed: float | None = 1.0,
         duration_ns: int | None = None,
+        worker: int = 0,
     ) -> None:
         self.name = name
         self._source = source
@@ -150,7 +153,8 @@ class Session:
             }
         )
         self._work = WorkQueue(max_cells=MAX_CELLS)
-        self._lane = runtime.lane(f"inference/{name}")
+        self._worker = worker
+        self._lane = runtime.lane(f"inference-{worker}")
         self._outbox: deque[Prediction] = deque()
         self._outbox_changed = asyncio.Event()
         self._align_error_ns = CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0
@@ -226,6 +230,7 @@ class Session:
                 self._runtime,
                 speed=self._speed,
                 origin_ns=self._origin_ns,
+                lane=f"replay-{self._worker}",
             )
         finally:
             self._mailbox.close()

@@ -118,7 +118,7 @@ def _open(
             if source.duration_ns is not None:
                 durations.append(source.duration_ns)
         if chat is not None:
-            lines = ChatFileSource(chat)
+            lines = ChatFileSource(chat, until_ns=max(durations, default=None))
             parts.append(lines)
             names[Modality.CHAT] = lines.name
     except BaseException:

@@ -196,18 +196,17 @@ class StreamReader:
         pages: dict[str, list[Any]] = dict(_checked(replies[0]) or ())
         info, events_info = (_StreamInfo.read(reply) for reply in replies[1:])
         # Nothing awaits from here on, so a lost connection cannot lose what was read.
+        self._drained = self._key not in pages
         found: list[_Found] = []
         for stream_id, fields in self._new(EVENTS_KEY, pages):
             if (event := self._session_event(stream_id, fields)) is not None:
                 self._events.append(event)
         self._release(found)
-        self._drained = self._key not in pages
         # The entry we read last has left the stream, and others behind it may have too.
         gone = info.first > self._positions[self._key]
         for stream_id, fields in self._new(self._key, pages):
             found += [(stream_id, said) for said in self._entry(stream_id, fields, gone)]
             self._release(found)
-        self._release(found)
         if self._positions[EVENTS_KEY] > events_info.end:
             self._positions[EVENTS_KEY] = ORIGIN
         if self._positions[self._key] > info.end:

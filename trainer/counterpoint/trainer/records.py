@@ -63,9 +63,7 @@ class StageRecord:
 
     def finish(self) -> None:
         self.seconds["total"] = round(time.perf_counter() - self.started, 1)
-        write_json(
-            self.folder / "metrics.json", {"metrics": self.metrics, "seconds": self.seconds}
-        )
+        write_json(self.folder / "metrics.json", {"metrics": self.metrics, "seconds": self.seconds})
         self.say(f"done in {self.seconds['total']} s")
 
 

@@ -70,9 +70,7 @@ def export_int8(encoder: SentenceEncoder, path: Path) -> None:
             },
         )
         quant_pre_process(str(full), str(prepared), skip_symbolic_shape=True)
-        quantize_dynamic(
-            str(prepared), str(path), weight_type=QuantType.QInt8, per_channel=True
-        )
+        quantize_dynamic(str(prepared), str(path), weight_type=QuantType.QInt8, per_channel=True)
 
 
 def embed_lines(model: Path, tokenizer: Path, lines: Sequence[str], cache: Path) -> Float32Array:

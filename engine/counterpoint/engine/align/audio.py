@@ -85,7 +85,7 @@ class AudioTrack:
         self.samples.received += len(samples)
         assert self.progress is not None
         bound_ns = stop * NS_PER_S // self._rate_hz
-        if bound_ns > limit_ns or start < 0:
+        if bound_ns >= limit_ns or start < 0:
             limit = max(0, limit_ns * self._rate_hz // NS_PER_S)
             kept = samples[max(0, -start) : max(0, limit - start)]
             self.samples.out_of_range += len(samples) - len(kept)

@@ -26,7 +26,7 @@ class AlignSpec:
     Fields:
         hop_ns: window k = 1, 2, ... ends at k * hop_ns; so does cell k of video and of audio.
         video_context_ns, audio_context_ns: length of the context; whole hops.
-        chat_context_ns: length of the context of chat; any positive length.
+        chat_context_ns: length of the context of chat; any length from a hop on.
         video_tolerance_ns: the picture of instant g is the newest with g - tolerance <= t < g.
         audio_rate_hz: rate of every chunk; a hop must hold a whole number of samples.
         chat_max_lines: newest lines kept for a window.
@@ -74,6 +74,11 @@ class AlignSpec:
                 raise ValueError(
                     f"{name} must be whole hops of {self.hop_ns} ns, not {getattr(self, name)}"
                 )
+        if self.chat_context_ns < self.hop_ns:
+            raise ValueError(
+                f"chat_context_ns ({self.chat_context_ns}) is less than a hop ({self.hop_ns}): "
+                "lines would be lost between windows"
+            )
         if self.hop_ns * self.audio_rate_hz % NS_PER_S:
             raise ValueError(
                 f"a hop of {self.hop_ns} ns holds no whole number of samples "

@@ -157,7 +157,9 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
     model = AudioModel(audio)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = sum(parameter.numel() for parameter in model.parameters())
-    record.say(f"{len(training.clips)} clips of {len(training.speakers)} speakers, {size} parameters")
+    record.say(
+        f"{len(training.clips)} clips of {len(training.speakers)} speakers, {size} parameters"
+    )
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=audio.learning_rate, weight_decay=audio.weight_decay
     )

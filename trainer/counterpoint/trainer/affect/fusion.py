@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,11 +30,11 @@ from counterpoint.trainer.affect.audio import (
 from counterpoint.trainer.affect.text import TextModel, encode_lines, text_logits
 from counterpoint.trainer.affect.vision import VisionModel, predict
 from counterpoint.trainer.calibrate import fit_temperature, softmax
-from counterpoint.trainer.config import AffectConfig, FusionConfig
+from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.ferplus import read_ferplus
 from counterpoint.trainer.data.speech import CALIBRATION, read_speech
 from counterpoint.trainer.data.text import read_text
-from counterpoint.trainer.labels import EMOTION, SENTIMENT
+from counterpoint.trainer.labels import EMOTION, SENTIMENT, UNLABELLED
 from counterpoint.trainer.metrics import accuracy, expected_calibration_error
 from counterpoint.trainer.models import LateFusion
 from counterpoint.trainer.records import (
@@ -140,6 +139,7 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
                 strict=True,
             )
         }
+        tweets = _tweet_pool(encoders, data, out)
     halves = [[pool[half] for pool in pools.values()] for half in (0, 1)]
     record.say(f"samples a half: {[[len(pool.emotion) for pool in half] for half in halves]}")
 
@@ -153,9 +153,9 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
             triples = draw_triples(
                 halves[0], mask, config.fusion.batch_size, generator, silent_share=0.5
             )
-            sentiment, _ = fusion.sentiment(triples.sentiment_logits, triples.state)
+            sentiment, target = sentiment_of(fusion, triples, mask, tweets[0], generator)
             emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
-            loss = F.cross_entropy(sentiment, triples.sentiment)
+            loss = F.cross_entropy(sentiment, target)
             loss = loss + F.cross_entropy(emotion, triples.emotion)
             loss = loss + config.fusion.bias_decay * _bias_norm(fusion)
             optimiser.zero_grad()
@@ -168,9 +168,9 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         for mask in MASKS:
             triples = draw_triples(halves[1], mask, config.fusion.samples, generator)
             with torch.inference_mode():
-                sentiment, _ = fusion.sentiment(triples.sentiment_logits, triples.state)
+                sentiment, target = sentiment_of(fusion, triples, mask, tweets[1], generator)
                 emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
-            temperatures["sentiment"][mask] = fit_temperature(sentiment, triples.sentiment)
+            temperatures["sentiment"][mask] = fit_temperature(sentiment, target)
             temperatures["emotion"][mask] = fit_temperature(emotion, triples.emotion)
             truth = triples.emotion.argmax(dim=1).numpy()
             scaled = softmax(emotion.numpy(), temperatures["emotion"][mask])
@@ -192,6 +192,26 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         },
     }
     record.finish()
+
+
+def sentiment_of(
+    fusion: LateFusion, triples: Triples, mask: str, tweets: Pool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Sentiment logits and targets of ``triples``.
+
+    Chat alone needs no match of classes: then tweets, which have a sentiment but no emotion,
+    make up half of the lines.
+    """
+    logits, target = triples.sentiment_logits, triples.sentiment
+    if mask == "001":
+        rows = torch.randint(len(tweets.sentiment), (len(logits),), generator=generator)
+        fresh = tweets.sentiment_logits[rows]
+        fresh = torch.stack((torch.zeros_like(fresh), torch.zeros_like(fresh), fresh), dim=1)
+        logits = torch.cat((logits, fresh))
+        target = torch.cat((target, tweets.sentiment[rows]))
+    state = triples.state.repeat(len(logits) // len(triples.state), 1)
+    fused, _ = fusion.sentiment(logits, state)
+    return fused, target
 
 
 def _bias_norm(fusion: LateFusion) -> Tensor:
@@ -303,6 +323,21 @@ def _chat_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     )
     names = sorted({line.group for line in lines})
     groups = torch.tensor([names.index(line.group) % 2 for line in lines])
+    return pool.half(0, groups), pool.half(1, groups)
+
+
+def _tweet_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
+    """SemEval's calibration tweets, halved; their emotion is not known and not used."""
+    lines = [line for line in read_text(data).calibration if line.source == "semeval"]
+    encoded = encode_lines(lines, out)
+    sentiment, emotion = text_logits(encoders.text, encoded)
+    pool = Pool(
+        emotion_logits=emotion,
+        sentiment_logits=sentiment,
+        emotion=torch.full((len(lines),), UNLABELLED),
+        sentiment=F.one_hot(encoded.sentiment, len(SENTIMENT)).to(torch.float32),
+    )
+    groups = torch.arange(len(lines)) % 2
     return pool.half(0, groups), pool.half(1, groups)
 
 

@@ -191,15 +191,13 @@ def text_logits(model: TextModel, lines: EncodedLines) -> tuple[Tensor, Tensor]:
     """Sentiment (N, 3) and emotion (N, 7) logits in inference mode."""
     model.eval()
     with torch.inference_mode():
-        parts = [
-            model(*lines.batch(rows)) for rows in torch.arange(len(lines.buckets)).split(256)
-        ]
+        parts = [model(*lines.batch(rows)) for rows in torch.arange(len(lines.buckets)).split(256)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def _line_weights(lines: Sequence[TextLine], config: TextConfig) -> Tensor:
     """How often each line is drawn: every set by its configured share."""
-    counts = {source: 0 for source in config.shares}
+    counts = dict.fromkeys(config.shares, 0)
     for line in lines:
         counts[line.source] += 1
     return torch.tensor([config.shares[line.source] / counts[line.source] for line in lines])

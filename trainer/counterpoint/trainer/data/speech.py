@@ -81,9 +81,7 @@ def list_ravdess(data: Path) -> list[Clip]:
     clips = []
     for path in sorted(folder.glob("*.opus")):
         fields = path.stem.split("-")
-        clips.append(
-            Clip(path=path, speaker=f"ravdess-{fields[6]}", emotion=codes[fields[2]])
-        )
+        clips.append(Clip(path=path, speaker=f"ravdess-{fields[6]}", emotion=codes[fields[2]]))
     return clips
 
 

@@ -87,7 +87,7 @@ def told(output: Output) -> tuple[object, ...]:
 
 
 @given(scenarios())
-@thorough(150)
+@thorough(300)
 def test_g1_a_window_holds_exactly_what_had_arrived_when_it_was_emitted(
     scenario: Scenario,
 ) -> None:
@@ -112,7 +112,7 @@ def test_g1_a_window_holds_exactly_what_had_arrived_when_it_was_emitted(
 
 
 @given(scenarios())
-@thorough(150)
+@thorough(300)
 def test_g1_cells_hold_exactly_what_had_arrived_when_they_were_closed(
     scenario: Scenario,
 ) -> None:
@@ -139,7 +139,7 @@ def test_g1_cells_hold_exactly_what_had_arrived_when_they_were_closed(
 
 
 @given(scenarios())
-@thorough(60)
+@thorough(120)
 def test_g2_window_ends_rise_hop_by_hop_and_what_a_window_names_was_given_once_before_it(
     scenario: Scenario,
 ) -> None:
@@ -169,7 +169,7 @@ def test_g2_window_ends_rise_hop_by_hop_and_what_a_window_names_was_given_once_b
 
 
 @given(scenarios())
-@thorough(60)
+@thorough(120)
 def test_g3_a_window_is_emitted_by_its_deadline_whatever_dies(scenario: Scenario) -> None:
     # `drive` asserts that emitted_ns is the instant of the `advance` that gave the window.
     outputs, _ = drive(replace(scenario, last_ns=scenario.last_ns + 2 * S))
@@ -180,7 +180,7 @@ def test_g3_a_window_is_emitted_by_its_deadline_whatever_dies(scenario: Scenario
 
 
 @given(scenarios())
-@thorough(60)
+@thorough(120)
 def test_g5_at_every_instant_each_item_received_is_accounted_for_once(scenario: Scenario) -> None:
     def conserve(aligner: Aligner, now_ns: int) -> None:
         aligner.check()
@@ -199,7 +199,7 @@ def test_g5_at_every_instant_each_item_received_is_accounted_for_once(scenario: 
 
 
 @given(scenarios())
-@thorough(100)
+@thorough(200)
 def test_g5_every_item_meets_the_fate_that_its_arrival_gives_it(scenario: Scenario) -> None:
     _, aligner = drive(scenario)
     oracle = oracle_of(scenario)
@@ -220,7 +220,7 @@ def test_g5_every_item_meets_the_fate_that_its_arrival_gives_it(scenario: Scenar
 
 
 @given(scenarios())
-@thorough(60)
+@thorough(120)
 def test_g6_bounds_never_go_back(scenario: Scenario) -> None:
     before = dict.fromkeys(scenario.sources, 0)
 
@@ -244,7 +244,7 @@ def orderly(draw: st.DrawFn) -> tuple[Scenario, Scenario]:
     spec = replace(draw(specs()), deadline_ns=60 * S, idle_ns=50 * S, stalled_ns=50 * S)
     spec = replace(spec, max_ahead_ns=60 * S)
     chance = random.Random(draw(st.integers(0, 2**32)))
-    length_ns = draw(st.integers(1, 12)) * spec.hop_ns
+    length_ns = draw(st.integers(3, 14)) * spec.hop_ns
     period = draw(st.sampled_from([7, 20, 33, 40])) * MS
     start = draw(st.integers(0, 10)) * MS
     video: list[Item] = [frame(t_ns, n) for n, t_ns in enumerate(range(start, length_ns, period))]
@@ -258,11 +258,10 @@ def orderly(draw: st.DrawFn) -> tuple[Scenario, Scenario]:
             assert isinstance(item, VideoFrame | AudioChunk)
             in_order.append((item.t_ns + S, item))
             together.setdefault(item.t_ns // spec.hop_ns, []).append(item)
-        delay = 0
+        at = 0
         for cell, batch in together.items():
-            delay = max(0, delay + chance.randint(-1, 3) * 100 * MS)
-            chance.shuffle(batch)
-            shuffled += [((cell + 1) * spec.hop_ns + delay, item) for item in batch]
+            at = max(at, (cell + 1) * spec.hop_ns + chance.choice([0, 100, 500]) * MS)
+            shuffled += [(at, item) for item in batch]
     for item in chat:
         assert isinstance(item, ChatLine)
         in_order.append((item.t_ns, item))
@@ -286,11 +285,14 @@ def orderly(draw: st.DrawFn) -> tuple[Scenario, Scenario]:
 
 
 @given(orderly())
-@thorough(100)
+@thorough(200)
 def test_g7_any_arrival_order_within_the_bounds_gives_identical_windows(
     pair: tuple[Scenario, Scenario],
 ) -> None:
     contents = []
+    # What the end of the session closes is left out: whether a bound or the end comes first is
+    # part of what a window says.
+    windows = pair[0].end_ns // pair[0].spec.hop_ns - 2
     for scenario in pair:
         outputs, aligner = drive(scenario)
         for tally in aligner.counters().items.values():
@@ -307,17 +309,19 @@ def test_g7_any_arrival_order_within_the_bounds_gives_identical_windows(
                     window.parts[Modality.CHAT].state,
                     window.parts[Modality.CHAT].age_ns,
                 )
-                for window in windows_of(outputs)
+                for window in windows_of(outputs)[:windows]
             ]
             + sorted(
-                told(output) for output in outputs if isinstance(output, VideoCell | AudioCell)
+                told(output)
+                for output in outputs
+                if isinstance(output, VideoCell | AudioCell) and output.index <= windows
             )
         )
     assert contents[0] == contents[1]
 
 
 @given(scenarios())
-@thorough(80)
+@thorough(160)
 def test_g8_chat_changes_neither_emission_times_nor_other_content(scenario: Scenario) -> None:
     def others(outputs: list[Output]) -> list[object]:
         return [
@@ -345,7 +349,7 @@ def test_g8_chat_changes_neither_emission_times_nor_other_content(scenario: Scen
 
 
 @given(scenarios())
-@thorough(80)
+@thorough(160)
 def test_g9_a_quiet_source_holds_a_window_for_at_most_the_idle_time(scenario: Scenario) -> None:
     outputs, _ = drive(scenario)
     oracle = oracle_of(scenario)
@@ -366,7 +370,7 @@ def test_g9_a_quiet_source_holds_a_window_for_at_most_the_idle_time(scenario: Sc
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30), st.sampled_from(["video", "audio"]))
-@thorough(40)
+@thorough(80)
 def test_g9_when_one_source_stalls_the_others_go_on(seed: int, last_hop: int, dies: str) -> None:
     chance = random.Random(seed)
     spec = AlignSpec(audio_rate_hz=1_000, deadline_ns=5 * S)
@@ -399,7 +403,7 @@ def test_g9_when_one_source_stalls_the_others_go_on(seed: int, last_hop: int, di
 
 
 @given(scenarios(), st.integers(0, 2**32))
-@thorough(80)
+@thorough(160)
 def test_g10_what_comes_out_depends_on_arrivals_alone_not_on_when_advance_is_called(
     scenario: Scenario, seed: int
 ) -> None:

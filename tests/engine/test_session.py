@@ -160,11 +160,8 @@ def test_hung_models_end_the_session_with_a_reason(models: Models) -> None:
 
     runtime = Hanging()
     session = new_session(models, open_replay(GRID_CLIP), runtime, speed=1.0)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(FailedError, match="the models gave nothing"):
         runtime.run(session.run())
-    (error,) = caught.value.exceptions
-    assert isinstance(error, FailedError)
-    assert "the models gave nothing" in str(error)
 
 
 def test_a_hop_may_be_a_multiple_of_the_bundles(models: Models) -> None:
@@ -241,9 +238,9 @@ def test_the_reader_of_a_session_sees_its_end_when_the_session_fails(models: Mod
         runtime = VirtualRuntime()
         sources = replace(open_replay(GRID_CLIP), source=Failing())
         session = new_session(models, sources, runtime)
-        with pytest.raises(ExceptionGroup):
-            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-                group.create_task(session.run())
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError, match="a bug"):
+                await session.run()
         return len([p async for p in session.predictions()])
 
     assert asyncio.run(run()) == 0

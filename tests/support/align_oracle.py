@@ -260,16 +260,16 @@ class Oracle:
         """Value of each valid sample by its number, fates of chunks, tally of samples."""
         hop = self.spec.samples_per_hop
         rate = self.spec.audio_rate_hz
-        live = {id(item) for _, item in self.live[Modality.AUDIO]}
+        live = len(self.live[Modality.AUDIO])
         sound: dict[int, float] = {}
         chunks = {"received": 0, "late": 0, "duplicate": 0, "out_of_range": 0, "used": 0}
         samples = dict(chunks)
         closed = self.cells(Modality.AUDIO)
-        for arrived, item in self.of[Modality.AUDIO]:
+        for place, (arrived, item) in enumerate(self.of[Modality.AUDIO]):
             if not isinstance(item, AudioChunk):
                 continue
             limit = arrived + self.spec.max_ahead_ns
-            refused = id(item) not in live or item.t_ns > limit
+            refused = place >= live or item.t_ns > limit
             fates = []
             for n, value in enumerate(item.samples.tolist(), start=self._first_sample(item)):
                 if refused or n < 0 or n >= limit * rate // NS_PER_S:

@@ -261,7 +261,8 @@ def scenarios(draw: st.DrawFn, spec: st.SearchStrategy[AlignSpec] | None = None)
     terms = draw(spec or specs())
     length_ns = draw(st.integers(4, 40)) * 100 * MS
     chance = random.Random(draw(st.integers(0, 2**32)))
-    present = draw(st.sets(st.sampled_from(list(Modality))))
+    absent = draw(st.sets(st.sampled_from(list(Modality)), max_size=draw(st.integers(0, 3))))
+    present = set(Modality) - absent
     arrivals: list[Arrival] = []
     for modality in sorted(present):
         trouble = draw(TROUBLES)

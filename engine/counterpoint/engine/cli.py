@@ -75,18 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        _complain(f"internal error: {_innermost(error)!r}; --debug shows where")
+        _complain(f"internal error: {error!r}; --debug shows where")
         return 1
 
 
 def _complain(message: str) -> None:
     sys.stderr.write(f"counterpoint: {' '.join(message.split())}\n")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -283,7 +277,8 @@ async def _play_async(
 def _subscribe_hint(name: str, config: Config) -> str:
     url = config.redis.url
     where = "" if url.startswith("embedded") else f" --redis {url}"
-    return f"counterpoint subscribe {name} --since start{where}"
+    program = sys.argv[0] if Path(sys.argv[0]).name == "counterpoint" else "counterpoint"
+    return f"{program} subscribe {name} --since start{where}"
 
 
 def _subscribe(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ async with Engine.open(config) as engine:
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import os
@@ -16,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from counterpoint.engine.background import background
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.engine.config import Config, load_config
 from counterpoint.engine.device import open_device
@@ -103,15 +103,13 @@ class Engine:
                     runtime=runtime,
                     redis_url=redis_url,
                 )
-                async with asyncio.TaskGroup() as group:
-                    publishing = runtime.spawn(group, "publish", publisher.run())
+                async with background(runtime, "publish", publisher.run()):
                     try:
                         yield engine
                     finally:
                         left = await publisher.drain(DRAIN_TIMEOUT_S)
                         if left:
                             log.warning("%d predictions could not be sent to Redis", left)
-                        publishing.cancel()
         finally:
             device.close()
 
@@ -147,29 +145,13 @@ class Engine:
         self.publisher.session_started(name)
         reason = "stopped"
         try:
-            async with asyncio.TaskGroup() as group:
-                running = self._runtime.spawn(group, f"session/{name}", session.run())
-                try:
-                    yield session
-                finally:
-                    if session.finished:
-                        reason = "done"
-                    else:
-                        running.cancel()
-        except BaseExceptionGroup as failed:
-            _, others = failed.split(CounterpointError)
-            if others is not None:
-                reason = "internal error"
-                raise
-            error = _first(failed)
+            async with background(self._runtime, f"session/{name}", session.run()) as running:
+                yield session
+                if session.finished:
+                    await running
+                    reason = "done"
+        except CounterpointError as error:
             reason = str(error)
-            raise error from failed
+            raise
         finally:
             self.publisher.session_ended(name, reason)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

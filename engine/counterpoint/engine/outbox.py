@@ -29,9 +29,9 @@ DROP_QUEUE_FULL = "publish_queue_full"
 """Redis was slow or gone for so long that the queue ran over."""
 DROP_REFUSED = "publish_refused"
 """Redis refused the write for good: no permission, or the key holds something else."""
-DROP_NOT_FINITE = "publish_not_finite"
-"""A number of the prediction was not finite, which JSON cannot say."""
-PUBLISH_DROPS = frozenset({DROP_QUEUE_FULL, DROP_REFUSED, DROP_NOT_FINITE})
+DROP_UNENCODABLE = "publish_unencodable"
+"""JSON cannot say it: a number that is not finite, or half of a surrogate pair."""
+PUBLISH_DROPS = frozenset({DROP_QUEUE_FULL, DROP_REFUSED, DROP_UNENCODABLE})
 """Every reason for which a prediction was made but not published."""
 
 
@@ -66,7 +66,7 @@ class Entry:
     """One document on its way.
 
     Fields:
-        content: what it says.
+        content: what it says; a prediction also takes up what those dropped before it had to say.
         offered_ns: when it was put in, on the runtime's clock.
         data: the JSON document; set once, when it is first taken.
         stream_id: where in its stream it goes; set when it is first taken, and anew if other
@@ -137,9 +137,9 @@ class Outbox:
         while self._queue and len(self.in_flight) < self._batch_size:
             entry = self._queue.popleft()
             try:
-                entry.data = self._serialise(entry.content)
+                entry.data = self._serialise(entry)
             except ValueError:
-                self._drop(entry, DROP_NOT_FINITE)
+                self._drop(entry, DROP_UNENCODABLE)
                 continue
             self._number(entry, wall_ns)
             self.in_flight.append(entry)
@@ -206,21 +206,25 @@ class Outbox:
         entry.stream_id = (now_ms, 0) if now_ms > ms else (ms, sequence + 1)
         self._last_ids[entry.key] = entry.stream_id
 
-    def _serialise(self, content: Prediction | LifecycleEvent) -> str:
+    def _serialise(self, entry: Entry) -> str:
+        content = entry.content
         owed = self._owed.get(content.session)
         if isinstance(content, Prediction):
             if owed is not None:
-                content = replace(
+                # Kept in the entry too: if it is refused, all of this is unsaid again.
+                content = entry.content = replace(
                     content,
                     skipped_windows=content.skipped_windows + owed.skipped_windows,
                     dropped=owed.dropped + Counter(content.dropped),
                 )
+                del self._owed[content.session]
             data = to_json(content)
         else:
             data = encode(self._event_document(content, owed or _Owed()))
-            if content.kind is Lifecycle.STARTED:
-                return data  # It states no drops, so they stay owed.
-        self._owed.pop(content.session, None)
+            # A start states no drops, so they stay owed.
+            if content.kind is Lifecycle.ENDED:
+                self._owed.pop(content.session, None)
+        data.encode()  # Half a surrogate pair fails here, not on the wire.
         return data
 
     def _event_document(self, event: LifecycleEvent, owed: _Owed) -> dict[str, Any]:

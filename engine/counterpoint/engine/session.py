@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from counterpoint.engine.align import Aligner, AlignSpec, Counters, Output, Window
+from counterpoint.engine.background import unwrapped
 from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.config import NS_PER_MS, Config
 from counterpoint.engine.encode import MODALITIES, Counts, Fused, Models, SessionEncoder
@@ -182,6 +183,8 @@ class Session:
                 self._runtime.spawn(group, f"{self.name}/pump", self._pump())
                 self._runtime.spawn(group, f"{self.name}/ingest", self._ingest())
                 self._runtime.spawn(group, f"{self.name}/infer", self._infer())
+        except BaseExceptionGroup as failed:
+            raise unwrapped(failed) from None
         finally:
             self._finished = True
             self._outbox_changed.set()

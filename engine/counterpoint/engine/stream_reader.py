@@ -185,17 +185,21 @@ class StreamReader:
         block = self._drained and not self._events
         waiting: Command = ("BLOCK", BLOCK_MS) if block else ()
         places = (format_stream_id(place) for place in self._positions.values())
+        # XREAD last: its answer is of use even if Redis goes away right behind it.
         replies = await link.execute(
             [
-                ("XREAD", "COUNT", PAGE_SIZE, *waiting, "STREAMS", *self._positions, *places),
                 ("XINFO", "STREAM", self._key),
                 ("XINFO", "STREAM", EVENTS_KEY),
+                ("XREAD", "COUNT", PAGE_SIZE, *waiting, "STREAMS", *self._positions, *places),
             ],
             block_s=BLOCK_MS / 1_000 if block else 0.0,
         )
-        pages: dict[str, list[Any]] = dict(_checked(replies[0]) or ())
-        info, events_info = (_StreamInfo.read(reply) for reply in replies[1:])
+        info, events_info = (_StreamInfo.read(reply) for reply in replies[:2])
+        pages: dict[str, list[Any]] = dict(_checked(replies[2]) or ())
         # Nothing awaits from here on, so a lost connection cannot lose what was read.
+        place = self._positions[self._key]
+        if place > info.end or self._positions[EVENTS_KEY] > events_info.end:
+            return self._rewind(info, events_info)
         self._drained = self._key not in pages
         found: list[_Found] = []
         for stream_id, fields in self._new(EVENTS_KEY, pages):
@@ -203,20 +207,23 @@ class StreamReader:
                 self._events.append(event)
         self._release(found)
         # The entry we read last has left the stream, and others behind it may have too.
-        gone = info.first > self._positions[self._key]
+        gone = info.first > place
         for stream_id, fields in self._new(self._key, pages):
             found += [(stream_id, said) for said in self._entry(stream_id, fields, gone)]
             self._release(found)
+        return found
+
+    def _rewind(self, info: _StreamInfo, events_info: _StreamInfo) -> list[_Found]:
+        """Read a stream from its beginning that ends before what was read of it."""
+        self._drained = False
         if self._positions[EVENTS_KEY] > events_info.end:
             self._positions[EVENTS_KEY] = ORIGIN
-        if self._positions[self._key] > info.end:
-            place, end = (format_stream_id(i) for i in (self._positions[self._key], info.end))
-            self._positions[self._key] = ORIGIN
-            self._drained = False
-            found.append(
-                (ORIGIN, self.change(StateKind.REWOUND, f"read to {place}, ends at {end}"))
-            )
-        return found
+        place = self._positions[self._key]
+        if place <= info.end:
+            return []
+        self._positions[self._key] = ORIGIN
+        detail = f"read to {format_stream_id(place)}, ends at {format_stream_id(info.end)}"
+        return [(ORIGIN, self.change(StateKind.REWOUND, detail))]
 
     def _new(self, key: str, pages: dict[str, list[Any]]) -> Iterator[tuple[StreamId, list[str]]]:
         """Entries of a page that were not given before; the position moves along."""

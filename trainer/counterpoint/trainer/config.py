@@ -49,16 +49,20 @@ class AudioConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
-    epochs: int = 10
-    batch_size: int = 256
+    epochs: int = 2
+    lines_per_epoch: int = 60_000
+    batch_size: int = 64
+    tuned_layers: int = 3
+    encoder_learning_rate: float = 2e-4
     learning_rate: float = 1e-3
-    ngram_learning_rate: float = 3e-3
+    ngram_learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    dropout: float = 0.4
+    dropout: float = 0.3
     ngram_dropout: float = 0.3
     shares: dict[str, float] = field(
         default_factory=lambda: {"semeval": 0.4, "goemotions": 0.3, "meld": 0.3}
     )
+    bfloat16: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from counterpoint.trainer.affect.audio import (
     clip_windows,
     inside_mask,
 )
-from counterpoint.trainer.affect.text import TextModel, encode_lines, text_logits
+from counterpoint.trainer.affect.text import Lines, TextModel, text_logits
 from counterpoint.trainer.affect.vision import VisionModel, predict
 from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.config import AffectConfig
@@ -127,20 +127,13 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
     generator = seed_everything(config.seed + 3)
     encoders = load_encoders(out, config)
     with record.timed("unimodal logits"):
-        pools = {
-            name: pool
-            for name, pool in zip(
-                ("video", "audio", "chat"),
-                (
-                    _video_pool(encoders, data, out),
-                    _audio_pool(encoders, data, out),
-                    _chat_pool(encoders, data, out),
-                ),
-                strict=True,
-            )
-        }
+        pools = (
+            _video_pool(encoders, data, out),
+            _audio_pool(encoders, data, out),
+            _chat_pool(encoders, data, out),
+        )
         tweets = _tweet_pool(encoders, data, out)
-    halves = [[pool[half] for pool in pools.values()] for half in (0, 1)]
+    halves = [[pool[half] for pool in pools] for half in (0, 1)]
     record.say(f"samples a half: {[[len(pool.emotion) for pool in half] for half in halves]}")
 
     fusion = encoders.fusion
@@ -313,8 +306,8 @@ def _audio_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
 def _chat_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     """MELD's calibration dialogues: the only lines with both labels. Halved by dialogue."""
     lines = [line for line in read_text(data).calibration if line.source == "meld"]
-    encoded = encode_lines(lines, out)
-    sentiment, emotion = text_logits(encoders.text, encoded)
+    encoded = Lines.of(lines)
+    sentiment, emotion = text_logits(encoders.text, encoded, out)
     pool = Pool(
         emotion_logits=emotion,
         sentiment_logits=sentiment,
@@ -329,8 +322,8 @@ def _chat_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
 def _tweet_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     """SemEval's calibration tweets, halved; their emotion is not known and not used."""
     lines = [line for line in read_text(data).calibration if line.source == "semeval"]
-    encoded = encode_lines(lines, out)
-    sentiment, emotion = text_logits(encoders.text, encoded)
+    encoded = Lines.of(lines)
+    sentiment, emotion = text_logits(encoders.text, encoded, out)
     pool = Pool(
         emotion_logits=emotion,
         sentiment_logits=sentiment,

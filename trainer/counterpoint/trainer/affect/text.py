@@ -1,8 +1,7 @@
-"""Stage ``text``: MiniLM int8 as it is, and a bag of hashed n-grams with both heads beside it.
+"""Stage ``text``: the upper layers of MiniLM, a bag of hashed n-grams and both heads, together.
 
-MiniLM stays frozen: each line's embedding is computed once, through the very int8 graph that the
-bundle ships. N-gram table and heads are trained on all sets at once; a label that a set lacks is
-masked in the loss.
+Trained on all sets at once; a label that a set lacks is masked in the loss. The encoder is then
+exported with int8 weights, and from there on (calibration, validation) only that graph counts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterpoint.engine.preprocess.spec import ChatSpec
-from counterpoint.engine.preprocess.text import hashed_ngrams, pad_ids
+from counterpoint.engine.preprocess.text import Int64Array, Tokenizer, hashed_ngrams, pad_ids
 from counterpoint.streams.types import Float32Array
 from counterpoint.trainer.config import AffectConfig, TextConfig
 from counterpoint.trainer.data.text import (
@@ -32,13 +31,19 @@ from counterpoint.trainer.metrics import macro_f1, macro_recall, weighted_f1
 from counterpoint.trainer.models import NgramBag, TextHeads
 from counterpoint.trainer.pretrained import minilm_folder
 from counterpoint.trainer.records import StageRecord, save_arrays, save_weights, seed_everything
-from counterpoint.trainer.sentence import drift, embed_lines, export_int8, load_minilm
+from counterpoint.trainer.sentence import (
+    SentenceEncoder,
+    drift,
+    embed_lines,
+    export_int8,
+    load_minilm,
+)
 
 SPEC = ChatSpec()
 
 
 class TextModel(nn.Module):
-    """N-gram bag and heads on top of a given sentence embedding."""
+    """N-gram bag and heads on top of a sentence embedding."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -54,40 +59,33 @@ class TextModel(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EncodedLines:
-    """Lines ready for `TextModel`.
+class Lines:
+    """Lines with their targets, ready for `TextModel`.
 
     Fields:
-        sentences: (N, 384) float32.
+        lines: N lines.
         buckets: N rows of n-gram ids.
         emotion: (N, 7) float32 shares, zeros where there is no label.
         sentiment: (N,) int64, ``UNLABELLED`` where there is no label.
     """
 
-    sentences: Tensor
-    buckets: list[np.ndarray]  # type: ignore[type-arg]
+    lines: tuple[TextLine, ...]
+    buckets: list[Int64Array]
     emotion: Tensor
     sentiment: Tensor
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        padded = pad_ids([self.buckets[row] for row in rows.tolist()])
-        return self.sentences[rows], torch.from_numpy(padded)
+    @classmethod
+    def of(cls, lines: Sequence[TextLine]) -> Lines:
+        return cls(
+            lines=tuple(lines),
+            buckets=[hashed_ngrams(line.text, SPEC) for line in lines],
+            emotion=torch.from_numpy(emotion_targets(lines)),
+            sentiment=torch.from_numpy(sentiment_targets(lines)),
+        )
 
-
-def encode_lines(lines: Sequence[TextLine], out: Path) -> EncodedLines:
-    """Through the int8 graph of ``out``/text, cached."""
-    sentences = embed_lines(
-        out / "text" / "model.int8.onnx",
-        minilm_folder() / "tokenizer.json",
-        [line.text for line in lines],
-        out / "cache",
-    )
-    return EncodedLines(
-        sentences=torch.from_numpy(sentences),
-        buckets=[hashed_ngrams(line.text, SPEC) for line in lines],
-        emotion=torch.from_numpy(emotion_targets(lines)),
-        sentiment=torch.from_numpy(sentiment_targets(lines)),
-    )
+    def bags(self, rows: Tensor) -> Tensor:
+        """(len(rows), B) n-gram ids, padded."""
+        return torch.from_numpy(pad_ids([self.buckets[row] for row in rows.tolist()]))
 
 
 def sentiment_given_emotion(sets: TextSets) -> Float32Array:
@@ -101,7 +99,7 @@ def sentiment_given_emotion(sets: TextSets) -> Float32Array:
 
 
 def train_text(data: Path, out: Path, config: AffectConfig) -> None:
-    """Export MiniLM, embed all lines, fit n-grams and heads; write all of it to ``out``/text."""
+    """Fine-tune, export MiniLM as int8, score through it; write all of it to ``out``/text."""
     text = config.text
     record = StageRecord(out / "text", "text")
     generator = seed_everything(config.seed + 2)
@@ -109,48 +107,43 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     sets = read_text(data)
     record.metrics["removed_from_training"] = sets.removed
     record.say(f"{len(sets.training)} lines; removed as in a validation set: {sets.removed}")
-    with record.timed("export MiniLM"):
-        encoder = load_minilm()
-        export_int8(encoder, out / "text" / "model.int8.onnx")
-        record.metrics["minilm_int8_cosine"] = drift(
-            encoder,
-            out / "text" / "model.int8.onnx",
-            minilm_folder() / "tokenizer.json",
-            [line.text for line in sets.calibration[::20]],
-        )
-    with record.timed("embed"):
-        training = encode_lines(sets.training, out)
-        valid = {name: encode_lines(lines, out) for name, lines in sets.validation.items()}
     save_arrays(out / "text" / "table.npz", table=sentiment_given_emotion(sets))
+    with record.timed("tokenise"):
+        training = Lines.of(sets.training)
+        tokenizer = Tokenizer(minilm_folder() / "tokenizer.json", SPEC)
+        ids = [tokenizer.encode(line.text)[0][0] for line in sets.training]
 
+    encoder = load_minilm()
+    tuned = thaw(encoder, text.tuned_layers)
     model = TextModel(text)
     weights = _line_weights(sets.training, text)
     class_weight = _sentiment_weight(training.sentiment)
+    rates = [text.encoder_learning_rate, text.ngram_learning_rate, text.learning_rate]
+    groups = [tuned, list(model.ngrams.parameters()), list(model.heads.parameters())]
     optimiser = torch.optim.AdamW(
-        [
-            {"params": model.ngrams.parameters(), "lr": text.ngram_learning_rate},
-            {"params": model.heads.parameters(), "lr": text.learning_rate},
-        ],
+        [{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True)],
         weight_decay=text.weight_decay,
     )
-    batches = len(sets.training) // text.batch_size
+    batches = text.lines_per_epoch // text.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [text.ngram_learning_rate, text.learning_rate],
-        total_steps=batches * text.epochs,
-        pct_start=0.1,
+        optimiser, rates, total_steps=batches * text.epochs, pct_start=0.1, anneal_strategy="linear"
     )
+    step = 0
+    total = 0.0
     with record.timed("fit"):
         for epoch in range(text.epochs):
+            encoder.train()
             model.train()
-            total = 0.0
             drawn = torch.multinomial(
                 weights, batches * text.batch_size, replacement=True, generator=generator
             )
-            for rows in drawn.split(text.batch_size):
-                sentences, buckets = training.batch(rows)
+            for rows in batches_of_like_length(drawn, ids, text.batch_size, generator):
+                tokens = torch.from_numpy(pad_ids([ids[row] for row in rows.tolist()]))
+                with torch.autocast("cpu", torch.bfloat16, enabled=text.bfloat16):
+                    sentences = encoder(tokens, (tokens > 0).long())
+                buckets = training.bags(rows)
                 dropped = torch.rand(buckets.shape, generator=generator) < text.ngram_dropout
-                sentiment, emotion = model(sentences, buckets.masked_fill(dropped, 0))
+                sentiment, emotion = model(sentences.float(), buckets.masked_fill(dropped, 0))
                 loss = masked_loss(
                     sentiment,
                     emotion,
@@ -160,14 +153,55 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
                 )
                 optimiser.zero_grad()
                 loss.backward()
+                nn.utils.clip_grad_norm_(tuned, 1.0)
                 optimiser.step()
                 schedule.step()
+                step += 1
                 total += float(loss.detach())
-            record.say(f"epoch {epoch + 1}/{text.epochs} loss {total / batches:.4f}")
+                if step % 100 == 0:
+                    record.say(
+                        f"epoch {epoch + 1}/{text.epochs} step {step}/{batches * text.epochs} "
+                        f"loss {total / 100:.4f}"
+                    )
+                    total = 0.0
     save_weights(out / "text" / "model.safetensors", model)
-    record.metrics |= _score(model, valid)
-    record.say(f"validation: {record.metrics}")
+
+    with record.timed("export MiniLM"):
+        graph = out / "text" / "model.int8.onnx"
+        export_int8(encoder, graph)
+        record.metrics["minilm_int8_cosine"] = drift(
+            encoder,
+            graph,
+            minilm_folder() / "tokenizer.json",
+            [line.text for line in sets.calibration[::20]],
+        )
+    with record.timed("score"):
+        for name, lines in (("calibration", sets.calibration), *sets.validation.items()):
+            record.metrics |= _score(name, model, Lines.of(lines), out)
+    record.say(f"through int8: {record.metrics}")
     record.finish()
+
+
+def thaw(encoder: SentenceEncoder, layers: int) -> list[nn.Parameter]:
+    """Freeze the encoder but for its last ``layers`` layers; the parameters that still learn."""
+    for parameter in encoder.parameters():
+        parameter.requires_grad = False
+    tuned = []
+    for layer in list(encoder.bert.encoder.layer)[-layers:]:
+        for parameter in layer.parameters():
+            parameter.requires_grad = True
+            tuned.append(parameter)
+    return tuned
+
+
+def batches_of_like_length(
+    drawn: Tensor, ids: Sequence[Int64Array], size: int, generator: torch.Generator
+) -> list[Tensor]:
+    """Batches of rows of like token counts, in random order, so that little is padding."""
+    lengths = torch.tensor([len(ids[row]) for row in drawn.tolist()])
+    jitter = torch.rand(len(drawn), generator=generator)
+    batches = drawn[torch.argsort(lengths + jitter)].split(size)
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def masked_loss(
@@ -187,11 +221,22 @@ def masked_loss(
     return loss
 
 
-def text_logits(model: TextModel, lines: EncodedLines) -> tuple[Tensor, Tensor]:
-    """Sentiment (N, 3) and emotion (N, 7) logits in inference mode."""
+def text_logits(model: TextModel, lines: Lines, out: Path) -> tuple[Tensor, Tensor]:
+    """Sentiment (N, 3) and emotion (N, 7) logits through the int8 graph of ``out``/text."""
+    sentences = torch.from_numpy(
+        embed_lines(
+            out / "text" / "model.int8.onnx",
+            minilm_folder() / "tokenizer.json",
+            [line.text for line in lines.lines],
+            out / "cache",
+        )
+    )
     model.eval()
     with torch.inference_mode():
-        parts = [model(*lines.batch(rows)) for rows in torch.arange(len(lines.buckets)).split(256)]
+        parts = [
+            model(sentences[rows], lines.bags(rows))
+            for rows in torch.arange(len(lines.lines)).split(256)
+        ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
@@ -209,26 +254,25 @@ def _sentiment_weight(targets: Tensor) -> Tensor:
     return weight / weight.mean()
 
 
-def _score(model: TextModel, valid: dict[str, EncodedLines]) -> dict[str, float]:
-    sentiment, emotion = text_logits(model, valid["meld"])
-    meld_emotion = valid["meld"].emotion.argmax(dim=1).numpy()
-    tweets, _ = text_logits(model, valid["tweeteval"])
-    _, comments = text_logits(model, valid["goemotions"])
-    single = (valid["goemotions"].emotion.max(dim=1).values == 1).numpy()
-    comment_truth = valid["goemotions"].emotion.argmax(dim=1).numpy()[single]
-    classes, sentiments = len(EMOTION), len(SENTIMENT)
-    return {
-        "meld_emotion_weighted_f1": weighted_f1(
-            meld_emotion, emotion.argmax(dim=1).numpy(), classes
-        ),
-        "meld_emotion_macro_f1": macro_f1(meld_emotion, emotion.argmax(dim=1).numpy(), classes),
-        "meld_sentiment_weighted_f1": weighted_f1(
-            valid["meld"].sentiment.numpy(), sentiment.argmax(dim=1).numpy(), sentiments
-        ),
-        "tweeteval_sentiment_macro_recall": macro_recall(
-            valid["tweeteval"].sentiment.numpy(), tweets.argmax(dim=1).numpy(), sentiments
-        ),
-        "goemotions_ekman_macro_f1": macro_f1(
-            comment_truth, comments.argmax(dim=1).numpy()[single], classes
-        ),
-    }
+def _score(name: str, model: TextModel, lines: Lines, out: Path) -> dict[str, float]:
+    """Figures of one set; the calibration lines are scored by the set they are from."""
+    sentiment, emotion = text_logits(model, lines, out)
+    sources = np.array([line.source for line in lines.lines])
+    truth, said = lines.sentiment.numpy(), sentiment.argmax(dim=1).numpy()
+    felt, found = lines.emotion.argmax(dim=1).numpy(), emotion.argmax(dim=1).numpy()
+    single = (lines.emotion.max(dim=1).values == 1).numpy()
+    scores = {}
+    for source in sorted(set(sources.tolist())):
+        label = source if name == source else f"{name}_{source}"
+        rows = (sources == source) & single
+        if rows.any():
+            scores[f"{label}_emotion_weighted_f1"] = weighted_f1(
+                felt[rows], found[rows], len(EMOTION)
+            )
+            scores[f"{label}_emotion_macro_f1"] = macro_f1(felt[rows], found[rows], len(EMOTION))
+        rows = (sources == source) & (truth != UNLABELLED)
+        if rows.any():
+            scores[f"{label}_sentiment_macro_recall"] = macro_recall(
+                truth[rows], said[rows], len(SENTIMENT)
+            )
+    return {key: round(value, 4) for key, value in scores.items()}

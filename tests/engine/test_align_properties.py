@@ -1,6 +1,14 @@
 """The guarantees of the aligner, for sessions in which anything goes wrong, under a virtual clock.
 
-G1, G2, ... are the guarantees of docs/structure.md.
+- G1 a window's content is exactly what the oracle says for what had arrived at its emission.
+- G2 window ends strictly increase, hop by hop.
+- G3 emission no later than end + deadline, even if every source dies.
+- G5 conservation: every item received is accounted for, per source, at every instant.
+- G6 bounds are monotone.
+- G7 any arrival order within the bounds gives identical windows.
+- G8 chat, silent or not, changes neither emission times nor the content of other modalities.
+- G9 a stalled source holds a window for at most the idle time.
+- G10 (its part here) outputs follow from the arrivals alone.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from counterpoint.engine.cli import main
 from counterpoint.engine.prediction import VOLATILE_KEYS
+from counterpoint.engine.redis_client import predictions_key
 from tests.support.bundles import tiny_bundle
 from tests.support.media_files import truncate, write_media
 from tests.support.redis import RedisServer, redis_server
@@ -26,8 +28,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Any:
-    with redis_server(tmp_path) as server:
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
         yield server
 
 
@@ -69,7 +71,6 @@ def test_replay_prints_one_final_prediction_a_hop_and_redis_holds_the_same(
     arguments = ["replay", str(GRID_CLIP), "--chat", str(GRID_CHAT), "--speed", "max", "--json"]
     runs = []
     for session in ("one", "two"):
-        arguments[5:5] = []
         code = main(
             [*arguments, "--bundle", str(bundle), "--redis", redis.url, "--session", session]
         )
@@ -82,8 +83,8 @@ def test_replay_prints_one_final_prediction_a_hop_and_redis_holds_the_same(
         del document["session"]
     assert first == second
     with redis.client() as client:
-        entries = client.xrange("counterpoint:predictions:one")
-    stored = [fields[b"data"].decode() for _, fields in entries]
+        entries: Any = client.xrange(predictions_key("one"))
+    stored = [fields["data"] for _, fields in entries]
     assert stored == runs[0].splitlines()
 
 
@@ -276,6 +277,48 @@ def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
     assert_one_line(capsys, "planted", "--debug")
     with pytest.raises(ZeroDivisionError):
         main(["bundle", "list", "--debug"])
+
+
+# -- subscribe -------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_in_another_process_follows_the_demo_and_resumes_after_redis_restarts(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """As in two terminals: the engine plays on while Redis goes away and comes back."""
+    with redis_server(appendonly=True) as server:
+        common = ["--redis", server.url, "--json"]
+        command = [sys.executable, "-m", "counterpoint.engine.cli"]
+        made = tmp_path / "made.jsonl"
+        with (
+            made.open("w", encoding="utf-8") as made_file,
+            subprocess.Popen(
+                [*command, "subscribe", "demo", "--since", "start", "--until-end", *common],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as subscriber,
+            subprocess.Popen(
+                [*command, "demo", "--speed", "6", "--bundle", str(bundle), *common],
+                stdout=made_file,
+            ) as demo,
+        ):
+            try:
+                assert subscriber.stdout is not None
+                seen = [subscriber.stdout.readline() for _ in range(20)]
+                server.restart()
+                rest, said = subscriber.communicate(timeout=60)
+                demo.wait(timeout=60)
+            finally:
+                subscriber.kill()
+                demo.kill()
+    assert (demo.returncode, subscriber.returncode) == (0, 0)
+    documents = [json.loads(line) for line in [*seen, *rest.splitlines()]]
+    assert [d["window"] for d in documents] == [
+        json.loads(line)["window"] for line in made.read_text(encoding="utf-8").splitlines()
+    ]
+    assert documents[-1]["window"] == 108
+    assert "session demo ended: done" in said
 
 
 # -- bundles and machine ---------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tests.support.media_files import truncate, write_media
 from tests.support.sessions import (
     GRID_CHAT,
     GRID_CLIP,
+    RememberingSink,
     load_models,
     new_session,
     play,
@@ -147,6 +148,23 @@ def test_slow_models_skip_windows_and_say_so(models: Models) -> None:
         assert after.skipped_windows == after.window - before.window - 1
     assert played.summary.skipped == sum(p.skipped_windows for p in played.predictions)
     assert played.summary.skipped > 0
+
+
+def test_a_reader_that_stops_reading_loses_predictions_but_stops_nothing(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterpoint.engine.session.OUTBOX_SIZE", 4)
+    runtime = VirtualRuntime()
+    sink = RememberingSink()
+    session = new_session(models, open_replay(GRID_CLIP), runtime, sink=sink, speed=1.0)
+
+    async def run() -> list[int]:
+        await session.run()
+        return [prediction.window async for prediction in session.predictions()]
+
+    assert runtime.run(run()) == [9, 10, 11, 12]
+    assert [prediction.window for prediction in sink.taken] == list(range(1, 13))
+    assert session.summary().dropped == {"reader: slow": 8}
 
 
 def test_hung_models_end_the_session_with_a_reason(models: Models) -> None:

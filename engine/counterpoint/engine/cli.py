@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -255,8 +256,10 @@ async def _play_async(
         ):
             log.info("publishing to %s", engine.redis_url)
             if _wants_json(args):
+                # In a lane: a pipe that nobody reads must not stop the session.
+                stdout = engine.runtime.lane("stdout")
                 async for prediction in session.predictions():
-                    _print_line(to_json(prediction))
+                    await stdout.submit(partial(_print_line, to_json(prediction)))
             else:
                 with LiveTable(Console(), f"Counterpoint · {name}", paced=speed == 1.0) as table:
                     table.note(f"in another terminal: {_subscribe_hint(name, config)}")

@@ -50,7 +50,7 @@ class Engine:
         self.models = models
         self.publisher = publisher
         self.redis_url = redis_url
-        self._runtime = runtime
+        self.runtime = runtime
         # Sessions come and go, threads stay: as many workers as there are cores, taken in turn.
         self._workers = itertools.cycle(range(os.cpu_count() or 1))
 
@@ -135,7 +135,7 @@ class Engine:
             source=sources.source,
             sources=sources.names,
             models=self.models,
-            runtime=self._runtime,
+            runtime=self.runtime,
             config=self.config,
             sink=self.publisher,
             speed=speed,
@@ -145,7 +145,7 @@ class Engine:
         self.publisher.session_started(name)
         reason = "stopped"
         try:
-            async with background(self._runtime, f"session/{name}", session.run()) as running:
+            async with background(self.runtime, f"session/{name}", session.run()) as running:
                 yield session
                 if session.finished:
                     await running

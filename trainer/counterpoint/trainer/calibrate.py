@@ -41,9 +41,9 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     return float(1 / best)
 
 
-def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:  # type: ignore[type-arg]
+def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     """(N, C) float64 probabilities."""
     with torch.inference_mode():
         scaled = torch.from_numpy(np.asarray(logits, np.float64)) / temperature
-        probabilities: np.ndarray = torch.softmax(scaled, dim=1).numpy()  # type: ignore[type-arg]
+        probabilities: np.ndarray = torch.softmax(scaled, dim=1).numpy()
     return probabilities

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    epochs: int = 24
+    epochs: int = 26
     batch_size: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
@@ -70,7 +70,7 @@ class FusionConfig:
     steps: int = 2100
     batch_size: int = 256
     learning_rate: float = 0.02
-    bias_decay: float = 1e-3
+    prior_decay: float = 1e-3
     samples: int = 4000
 
 

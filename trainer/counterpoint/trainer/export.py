@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         raise FailedError(f"the bundle has {size} bytes, more than {MAX_BUNDLE_BYTES}")
     manifest = Manifest(
         id=about.id,
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        created=dt.datetime.now(dt.UTC).date().isoformat(),
         engine_min_version="0.1.0",
         licence_notice=about.licence_notice,
         hop_ns=HOP_NS,

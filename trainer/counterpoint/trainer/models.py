@@ -155,13 +155,15 @@ class TextHeads(nn.Module):
 class LateFusion(nn.Module):
     """Late fusion of logits: one contribution a modality and head, plus a bias, sum to the logits.
 
-    A present modality contributes its own centred logits times a learned positive weight; one
-    that is missing or silent contributes a learned vector for that state. Faces and speech have
-    no sentiment labels: their sentiment logits are ``log(softmax(emotion logits) @ table)`` with
-    the table P(sentiment | emotion) counted on utterances that carry both labels.
+    A present modality contributes its own centred logits times a learned positive weight, less a
+    learned prior; one that is missing or silent contributes nothing (`Combine`). Faces and speech
+    have no sentiment labels: their sentiment logits are ``log(softmax(emotion logits) @ table)``
+    with the table P(sentiment | emotion) counted on utterances that carry both labels.
 
     Inputs as the engine's role ``fusion``; see `forward`.
     """
+
+    table: Tensor
 
     def __init__(
         self, vision_head: nn.Module, audio_sequence: nn.Module, audio_head: nn.Module,
@@ -223,24 +225,33 @@ class LateFusion(nn.Module):
 
 
 class Combine(nn.Module):
-    """One head's weights, bias and state vectors."""
+    """One head's weights and prior.
+
+    Present modalities are taken as independent given the class (naive Bayes): each adds its
+    centred, weighted logits less the log prior that they already contain, and the bias adds the
+    prior once. So one modality alone keeps its own answer, none at all gives the prior, and what
+    is missing or silent adds nothing. The two states have one effect because no data here tells
+    them apart.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.raw_weight = nn.Parameter(torch.full((3,), 0.5413))  # softplus gives 1
-        self.bias = nn.Parameter(torch.zeros(classes))
-        self.missing = nn.Parameter(torch.zeros(3, classes))
-        self.silent = nn.Parameter(torch.zeros(3, classes))
+        self.prior = nn.Parameter(torch.zeros(classes))
+
+    @property
+    def weight(self) -> Tensor:
+        """(3,) positive factors of the modalities' logits."""
+        return nn.functional.softplus(self.raw_weight)
 
     def forward(self, logits: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Unimodal logits (N, 3, C), state (N, 3) -> logits (N, C), contributions (N, 3, C)."""
         centred = logits - logits.mean(dim=2, keepdim=True)
-        weighted = centred * nn.functional.softplus(self.raw_weight).view(1, 3, 1)
-        which = state.unsqueeze(2)
-        absent = torch.where(which == 2, self.silent, self.missing)
+        evidence = centred * self.weight.view(1, 3, 1) - self.prior
         # `where`, not a product: an absent modality's logits may be anything.
-        contributions = torch.where(which == 1, weighted, absent)
-        return self.bias + contributions.sum(dim=1), contributions
+        there = state.unsqueeze(2) == 1
+        contributions = torch.where(there, evidence, torch.zeros_like(evidence))
+        return self.prior + contributions.sum(dim=1), contributions
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

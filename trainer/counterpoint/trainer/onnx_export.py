@@ -54,8 +54,8 @@ def export_graph(
 
 def check_parity(
     what: str,
-    expected: Mapping[str, np.ndarray],  # type: ignore[type-arg]
-    found: Mapping[str, np.ndarray],  # type: ignore[type-arg]
+    expected: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
     *,
     atol: float,
 ) -> float:

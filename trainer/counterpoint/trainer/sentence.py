@@ -34,6 +34,12 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.bert = bert
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The encoder layers, from the first to the last."""
+        encoder = self.bert.get_submodule("encoder.layer")
+        return list(encoder.children())
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weight = attention_mask.unsqueeze(2).to(states.dtype)

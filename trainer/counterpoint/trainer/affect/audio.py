@@ -8,6 +8,7 @@ of the time and the frequency axis; all of it once for a batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,8 @@ def augment(
     """
     count, frames, bins = crops.shape
 
-    def uniform(low: float, high: float, size: int = count) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator)
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
 
     # Noise at a random ratio to the crop's mean power; where it is not wanted, 200 dB below.
     snr_db = torch.where(uniform(0, 1) < config.noise_share, uniform(*config.snr_db), 200.0)
@@ -125,7 +126,7 @@ def _mean_log_power(log_mel: Tensor) -> Tensor:
     return torch.logsumexp(log_mel.flatten(1), dim=1) - math.log(log_mel[0].numel())
 
 
-def _spans(uniform, longest: int, size: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _spans(uniform: Callable[[float, float], Tensor], longest: int, size: int) -> Tensor:
     """(N, size) bool: one random span of up to ``longest`` positions in each row."""
     length = uniform(0, 1) * longest
     start = uniform(0, 1) * (size - length)
@@ -174,7 +175,7 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
             drawn = torch.multinomial(
                 weights, batches * audio.batch_size, replacement=True, generator=generator
             )
-            for chosen in drawn.split(audio.batch_size):
+            for chosen in drawn.split(audio.batch_size):  # type: ignore[no-untyped-call]
                 n = len(chosen)
                 # A window may end anywhere from the middle of the clip to half a second after it.
                 counts = track.counts[chosen]
@@ -192,7 +193,7 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
                 logits = model(inputs, mask, bfloat16=audio.bfloat16)
                 loss = F.cross_entropy(logits, target, label_smoothing=audio.label_smoothing)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 2.0)
                 optimiser.step()
                 schedule.step()
@@ -256,7 +257,7 @@ def clip_windows(count: int) -> list[int]:
 
 def clip_probabilities(
     model: AudioModel, clips: SpokenClips, mean: Tensor, std: Tensor
-) -> np.ndarray:  # type: ignore[type-arg]
+) -> np.ndarray:
     """(N, 7): the mean over each clip's windows of the emotion probabilities."""
     model.eval()
     track = Track(clips.log_mel)
@@ -268,7 +269,7 @@ def clip_probabilities(
             mask = inside_mask(ends)
             logits = model((crops - mean) / std, mask)
             rows.append(torch.softmax(logits, dim=1).mean(dim=0))
-    probabilities: np.ndarray = torch.stack(rows).numpy()  # type: ignore[type-arg]
+    probabilities: np.ndarray = torch.stack(rows).numpy()
     return probabilities
 
 

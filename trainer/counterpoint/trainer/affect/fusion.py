@@ -1,4 +1,4 @@
-"""Stage ``fusion``: weights, biases and temperatures of the late fusion, on calibration data.
+"""Stage ``fusion``: weights, priors and temperatures of the late fusion, on calibration data.
 
 No set here has face, speech and text of one moment with labels. So the fusion is fitted on
 *class-matched triples*: a FER+ picture, a speech window and a chat line of the same emotion, drawn
@@ -6,7 +6,7 @@ independently from the calibration splits (training-side speakers, pictures and 
 encoder was trained on). They teach how far to trust each modality; they cannot teach how
 modalities of one real moment depend on each other.
 
-Calibration data is halved: one half fits weights and biases, the other the temperatures.
+Calibration data is halved: one half fits weights and priors, the other the temperatures.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from counterpoint.trainer.records import (
     write_json,
 )
 
-MISSING, PRESENT, SILENT = 0, 1, 2
 CLASSES = len(EMOTION)
 
 
@@ -122,7 +121,7 @@ def load_encoders(out: Path, config: AffectConfig) -> Encoders:
 
 
 def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
-    """Fit weights on one half of the calibration data, temperatures on the other."""
+    """Fit weights and priors on one half of the calibration data, temperatures on the other."""
     record = StageRecord(out / "fusion", "fusion")
     generator = seed_everything(config.seed + 3)
     encoders = load_encoders(out, config)
@@ -143,16 +142,15 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
     with record.timed("fit weights"):
         for step in range(config.fusion.steps):
             mask = MASKS[step % len(MASKS)]
-            triples = draw_triples(
-                halves[0], mask, config.fusion.batch_size, generator, silent_share=0.5
-            )
+            triples = draw_triples(halves[0], mask, config.fusion.batch_size, generator)
             sentiment, target = sentiment_of(fusion, triples, mask, tweets[0], generator)
             emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
             loss = F.cross_entropy(sentiment, target)
             loss = loss + F.cross_entropy(emotion, triples.emotion)
-            loss = loss + config.fusion.bias_decay * _bias_norm(fusion)
+            for combine in (fusion.sentiment, fusion.emotion):
+                loss = loss + config.fusion.prior_decay * combine.prior.square().sum()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     with record.timed("fit temperatures"):
@@ -180,7 +178,7 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         "calibration_subsets": table,
         "temperatures": temperatures,
         "weights": {
-            head: F.softplus(combine.raw_weight).tolist()
+            head: combine.weight.tolist()
             for head, combine in (("sentiment", fusion.sentiment), ("emotion", fusion.emotion))
         },
     }
@@ -207,18 +205,7 @@ def sentiment_of(
     return fused, target
 
 
-def _bias_norm(fusion: LateFusion) -> Tensor:
-    total = torch.zeros(())
-    for combine in (fusion.sentiment, fusion.emotion):
-        for parameter in (combine.bias, combine.missing, combine.silent):
-            total = total + parameter.square().sum()
-    return total
-
-
-def draw_triples(
-    pools: list[Pool], mask: str, count: int, generator: torch.Generator,
-    *, silent_share: float = 0.0,
-) -> Triples:  # fmt: skip
+def draw_triples(pools: list[Pool], mask: str, count: int, generator: torch.Generator) -> Triples:
     """``count`` class-matched draws where the modalities of ``mask`` are present.
 
     Classes are drawn as they occur in the pools that are present (the mean of their shares): with
@@ -226,7 +213,6 @@ def draw_triples(
 
     Args:
         pools: video, audio, chat.
-        silent_share: of the modalities that are absent, how many count as silent, not missing.
     """
     present = [character == "1" for character in mask]
     shares = torch.stack(
@@ -242,8 +228,6 @@ def draw_triples(
     rows = [_draw_rows(pool.emotion, classes, generator) for pool in pools]
     # Real sentiment labels only come with chat lines; without chat the table gives the shares.
     labelled = 2 if present[2] else present.index(True)
-    silent = torch.rand((count, 3), generator=generator) < silent_share
-    absent = torch.where(silent, SILENT, MISSING)
     return Triples(
         emotion_logits=torch.stack(
             [pool.emotion_logits[chosen] for pool, chosen in zip(pools, rows, strict=True)], dim=1
@@ -254,7 +238,7 @@ def draw_triples(
         ),
         emotion=F.one_hot(classes, CLASSES).to(torch.float32),
         sentiment=pools[labelled].sentiment[rows[labelled]],
-        state=torch.where(torch.tensor(present)[None, :], PRESENT, absent),
+        state=torch.tensor(present).long().repeat(count, 1),
     )
 
 

@@ -152,7 +152,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
                     class_weight,
                 )
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(tuned, 1.0)
                 optimiser.step()
                 schedule.step()
@@ -187,7 +187,7 @@ def thaw(encoder: SentenceEncoder, layers: int) -> list[nn.Parameter]:
     for parameter in encoder.parameters():
         parameter.requires_grad = False
     tuned = []
-    for layer in list(encoder.bert.encoder.layer)[-layers:]:
+    for layer in encoder.layers[-layers:]:
         for parameter in layer.parameters():
             parameter.requires_grad = True
             tuned.append(parameter)
@@ -200,7 +200,7 @@ def batches_of_like_length(
     """Batches of rows of like token counts, in random order, so that little is padding."""
     lengths = torch.tensor([len(ids[row]) for row in drawn.tolist()])
     jitter = torch.rand(len(drawn), generator=generator)
-    batches = drawn[torch.argsort(lengths + jitter)].split(size)
+    batches = drawn[torch.argsort(lengths + jitter)].split(size)  # type: ignore[no-untyped-call]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
@@ -235,7 +235,7 @@ def text_logits(model: TextModel, lines: Lines, out: Path) -> tuple[Tensor, Tens
     with torch.inference_mode():
         parts = [
             model(sentences[rows], lines.bags(rows))
-            for rows in torch.arange(len(lines.lines)).split(256)
+            for rows in torch.arange(len(lines.lines)).split(256)  # type: ignore[no-untyped-call]
         ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 

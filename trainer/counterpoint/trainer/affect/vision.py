@@ -6,6 +6,7 @@ One pass from top to bottom, no checkpoint choice: the last epoch of a one-cycle
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,12 @@ def augment(pictures: Tensor, config: VisionConfig, generator: torch.Generator) 
     return (centre + (out - centre) * contrast + light).clamp(0, 1)
 
 
-def _shift(uniform, config: VisionConfig) -> Tensor:  # type: ignore[no-untyped-def]
+def _shift(uniform: Callable[[float, float], Tensor], config: VisionConfig) -> Tensor:
     return uniform(-1, 1) * 2 * config.shift
 
 
 def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
-    """Train on FER+ train less the calibration share; write weights and metrics to ``out``/vision."""
+    """Train on FER+ train less its calibration share; write the result to ``out``/vision."""
     vision = config.vision
     record = StageRecord(out / "vision", "vision")
     generator = seed_everything(config.seed)
@@ -123,7 +124,7 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
             model.train()
             total = 0.0
             shuffled = training[torch.randperm(len(training), generator=generator)]
-            for chosen in shuffled.split(vision.batch_size):
+            for chosen in shuffled.split(vision.batch_size):  # type: ignore[no-untyped-call]
                 pictures = images[chosen].to(torch.float32).unsqueeze(1) / 255
                 pictures = (augment(pictures, vision, generator) - mean) / std
                 pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -131,7 +132,7 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
                     logits = model(pictures)
                 loss = F.cross_entropy(logits.float(), soft[chosen])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
                 total += float(loss.detach()) * len(chosen)
@@ -147,11 +148,11 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
     record.finish()
 
 
-def predict(model: nn.Module, images: Tensor, mean: float, std: float) -> np.ndarray:  # type: ignore[type-arg]
+def predict(model: nn.Module, images: Tensor, mean: float, std: float) -> np.ndarray:
     model.eval()
     with torch.inference_mode():
-        parts = [model(normalise(part, mean, std)) for part in images.split(256)]
-    logits: np.ndarray = torch.cat(parts).numpy()  # type: ignore[type-arg]
+        parts = [model(normalise(part, mean, std)) for part in images.split(256)]  # type: ignore[no-untyped-call]
+    logits: np.ndarray = torch.cat(parts).numpy()
     return logits
 
 

@@ -26,8 +26,8 @@ def read_grey_picture(path: Path) -> UInt8Array:
     """A PNG as (height, width) uint8 luma."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-        picture: UInt8Array = frame.to_ndarray(format="gray")
-    return picture
+        picture = frame.to_ndarray(format="gray")
+    return picture.astype(np.uint8, copy=False)
 
 
 def read_sound(path: Path, rate_hz: int = 16_000) -> Float32Array:
@@ -36,6 +36,10 @@ def read_sound(path: Path, rate_hz: int = 16_000) -> Float32Array:
     with av.open(str(path)) as container:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
         for frame in container.decode(audio=0):
-            pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-        pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
-    return np.concatenate(pieces).astype(np.float32) if pieces else np.zeros(0, np.float32)
+            pieces += [_samples(part) for part in resampler.resample(frame)]
+        pieces += [_samples(part) for part in resampler.resample(None)]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def _samples(frame: av.AudioFrame) -> Float32Array:
+    return frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)

@@ -63,7 +63,7 @@ class SpokenClips:
         return frozenset(clip.speaker for clip in self.clips)
 
     @property
-    def emotions(self) -> np.ndarray:  # type: ignore[type-arg]
+    def emotions(self) -> np.ndarray:
         """(N,) int64."""
         return np.array([clip.emotion for clip in self.clips], np.int64)
 

@@ -188,7 +188,7 @@ def read_text(data: Path) -> TextSets:
     )
 
 
-def emotion_targets(lines: Iterable[TextLine]) -> np.ndarray:  # type: ignore[type-arg]
+def emotion_targets(lines: Iterable[TextLine]) -> np.ndarray:
     """(N, 7) float32: shares over the emotions, a row of zeros where there is no label."""
     lines = list(lines)
     targets = np.zeros((len(lines), len(EMOTION)), np.float32)
@@ -198,6 +198,6 @@ def emotion_targets(lines: Iterable[TextLine]) -> np.ndarray:  # type: ignore[ty
     return targets
 
 
-def sentiment_targets(lines: Iterable[TextLine]) -> np.ndarray:  # type: ignore[type-arg]
+def sentiment_targets(lines: Iterable[TextLine]) -> np.ndarray:
     """(N,) int64 with ``UNLABELLED`` where there is no label."""
     return np.array([line.sentiment for line in lines], np.int64)

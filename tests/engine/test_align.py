@@ -1,0 +1,518 @@
+"""The aligner, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from counterpoint.engine.align import (
+    Aligner,
+    AlignSpec,
+    AudioCell,
+    Line,
+    Output,
+    State,
+    VideoCell,
+    Window,
+)
+from counterpoint.engine.align.video import GAP_BLOCK, LEARN_GAPS
+from counterpoint.streams.types import Item, Modality
+from tests.support.align_sessions import MS, NAMES, S, bound, chunk, ended, frame, line
+
+V, A, C = Modality.VIDEO, Modality.AUDIO, Modality.CHAT
+SPEC = AlignSpec(audio_rate_hz=1_000)
+HOP = SPEC.hop_ns
+
+
+def aligner_for(*modalities: Modality, spec: AlignSpec = SPEC) -> Aligner:
+    return Aligner(spec, {modality: NAMES[modality] for modality in modalities})
+
+
+def sound(t_ns: int, count: int, value: float = 0.5, rate_hz: int = 1_000) -> Item:
+    return chunk(t_ns, [value] * count, rate_hz=rate_hz)
+
+
+def windows(outputs: Sequence[Output]) -> list[Window]:
+    return [output for output in outputs if isinstance(output, Window)]
+
+
+def pictures(outputs: Sequence[Output]) -> list[tuple[int, int | None]]:
+    return [
+        (output.index, None if output.frame is None else output.frame.sequence)
+        for output in outputs
+        if isinstance(output, VideoCell)
+    ]
+
+
+def sounds(outputs: Sequence[Output]) -> list[AudioCell]:
+    return [output for output in outputs if isinstance(output, AudioCell)]
+
+
+# Video
+
+
+def test_the_picture_of_an_instant_is_the_newest_strictly_before_it() -> None:
+    aligner = aligner_for(V)
+    for n, t_ns in enumerate([0, 100 * MS, HOP - 1, HOP]):
+        aligner.push(frame(t_ns, n), t_ns)
+    assert pictures(aligner.advance(HOP)) == [(1, 2)]
+
+
+@pytest.mark.parametrize(("age_ns", "chosen"), [(HOP, 0), (HOP + 1, None)])
+def test_a_picture_as_old_as_the_tolerance_is_taken_and_an_older_one_is_not(
+    age_ns: int, chosen: int | None
+) -> None:
+    aligner = aligner_for(V)
+    aligner.push(frame(2 * HOP - age_ns), HOP)
+    aligner.push(bound(V, 2 * HOP), 2 * HOP)
+    assert pictures(aligner.advance(2 * HOP))[-1] == (2, chosen)
+
+
+def test_with_a_long_tolerance_a_picture_stands_in_for_later_instants_and_is_used_once() -> None:
+    aligner = aligner_for(V, spec=replace(SPEC, video_tolerance_ns=2 * HOP))
+    aligner.push(frame(100 * MS, 7), 100 * MS)
+    aligner.push(bound(V, 3 * HOP), 3 * HOP)
+    assert pictures(aligner.advance(3 * HOP)) == [(1, 7), (2, 7), (3, None)]
+    assert aligner.counters().items[V].used == 1
+
+
+def test_a_cell_of_video_is_given_as_soon_as_no_frame_is_expected_before_its_instant() -> None:
+    aligner = aligner_for(V)
+    times = range(9 * MS, 240 * MS, 20 * MS)  # the last is 229 ms; the next is due at 249 ms
+    for n, t_ns in enumerate(times):
+        aligner.push(frame(t_ns, n), t_ns)
+        assert pictures(aligner.advance(t_ns)) == []
+    aligner.push(frame(249 * MS, 12), 249 * MS)
+    assert pictures(aligner.advance(249 * MS)) == [(1, 12)]
+    assert aligner.bounds()[V] == 269 * MS
+
+
+def test_the_gap_between_frames_is_trusted_only_after_some_were_seen() -> None:
+    aligner = aligner_for(V)
+    for n in range(LEARN_GAPS + 1):
+        t_ns = n * 10 * MS
+        assert aligner.bounds()[V] == max(0, t_ns - 10 * MS)
+        aligner.push(frame(t_ns, n), t_ns)
+    assert aligner.bounds()[V] == (LEARN_GAPS + 1) * 10 * MS
+
+
+def test_a_freak_pair_of_frames_is_forgotten() -> None:
+    aligner = aligner_for(V)
+    times = [n * 30 * MS for n in range(3 * GAP_BLOCK)]
+    times[5] = times[4] + 1
+    for n, t_ns in enumerate(times):
+        aligner.push(frame(t_ns, n), t_ns)
+        aligner.advance(t_ns)
+        if n == GAP_BLOCK:
+            assert aligner.bounds()[V] == t_ns + 1
+    assert aligner.bounds()[V] == times[-1] + 30 * MS
+
+
+def test_a_frame_for_a_closed_cell_is_late_even_before_its_window_is_emitted() -> None:
+    aligner = aligner_for(V, A)
+    aligner.push(frame(200 * MS, 0), 200 * MS)
+    aligner.push(frame(251 * MS, 1), 251 * MS)
+    assert pictures(aligner.advance(251 * MS)) == [(1, 0)]
+    aligner.push(frame(249 * MS, 2), 252 * MS)
+    assert aligner.counters().items[V].late == 1
+
+
+def test_a_frame_passed_over_and_a_frame_sent_twice_are_told_apart() -> None:
+    aligner = aligner_for(V)
+    for t_ns, sequence in [(10, 0), (20, 1), (20, 1), (15, 9)]:
+        aligner.push(frame(t_ns * MS, sequence), 20 * MS)
+    tally = aligner.counters().items[V]
+    assert (tally.not_sampled, tally.duplicate, tally.in_flight) == (2, 1, 1)
+
+
+# Audio
+
+
+def test_a_cell_of_audio_is_given_as_soon_as_the_last_chunk_reaches_its_end() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(0, 249), 249 * MS)
+    assert sounds(aligner.advance(249 * MS)) == []
+    aligner.push(sound(249 * MS, 1), 250 * MS)
+    (cell,) = sounds(aligner.advance(250 * MS))
+    assert cell.valid.all()
+    assert cell.samples.tolist() == [0.5] * 250
+
+
+def test_a_chunk_is_placed_at_the_nearest_sample() -> None:
+    spec = AlignSpec()
+    aligner = aligner_for(A, spec=spec)
+    sample_ns = 62_500
+    aligner.push(sound(10 * sample_ns - sample_ns // 2, 5, rate_hz=16_000), HOP)
+    aligner.push(sound(20 * sample_ns - sample_ns // 2 - 1, 5, rate_hz=16_000), HOP)
+    aligner.push(bound(A, HOP), HOP)
+    (cell,) = sounds(aligner.advance(HOP))
+    assert cell.valid.nonzero()[0].tolist() == [10, 11, 12, 13, 14, 19, 20, 21, 22, 23]
+
+
+def test_a_chunk_across_cells_is_divided_and_counts_once() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(0, 600), 0)
+    first, second = sounds(aligner.advance(0))
+    assert (first.index, second.index) == (1, 2)
+    tally = aligner.counters().items[A]
+    assert (tally.used, tally.in_flight) == (1, 0)
+    assert aligner.counters().audio_samples.in_flight == 100
+
+
+def test_a_gap_is_zero_and_not_valid() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(0, 100), 100 * MS)
+    aligner.push(sound(150 * MS, 100), 250 * MS)
+    cell = sounds(aligner.advance(250 * MS))[0]
+    assert cell.valid.tolist() == [True] * 100 + [False] * 50 + [True] * 100
+    assert not cell.samples[100:150].any()
+
+
+def test_where_chunks_overlap_the_sample_that_came_first_stays() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(0, 100, 0.25), 100 * MS)
+    aligner.push(sound(50 * MS, 200, 0.75), 250 * MS)
+    aligner.push(sound(50 * MS, 10, 0.9), 250 * MS)
+    cell = sounds(aligner.advance(250 * MS))[0]
+    assert cell.samples.tolist() == [0.25] * 100 + [0.75] * 150
+    assert aligner.counters().audio_samples.duplicate == 60
+    tally = aligner.counters().items[A]
+    assert (tally.used, tally.duplicate) == (2, 1)
+
+
+def test_of_a_chunk_across_the_last_closed_cell_only_the_new_part_is_used() -> None:
+    aligner = aligner_for(A)
+    aligner.push(bound(A, HOP), HOP)
+    aligner.advance(HOP)
+    aligner.push(sound(200 * MS, 300), 500 * MS)
+    cell = sounds(aligner.advance(500 * MS))[0]
+    assert cell.valid.all()
+    assert aligner.counters().items[A].used == 1
+    assert aligner.counters().items[A].late == 0
+    assert aligner.counters().audio_samples.late == 50
+
+
+def test_of_a_chunk_across_the_origin_only_the_part_after_it_is_used() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(-30 * MS, 280), 250 * MS)
+    assert sounds(aligner.advance(250 * MS))[0].valid.all()
+    assert aligner.counters().audio_samples.out_of_range == 30
+
+
+# Chat
+
+
+def test_a_line_is_given_at_once_and_named_by_every_window_whose_context_holds_it() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, chat_context_ns=2 * HOP))
+    aligner.push(line(HOP, 3), HOP)
+    assert [type(output) for output in aligner.advance(HOP)] == [Line, Window]
+    given = windows(aligner.advance(4 * HOP))
+    assert [window.chat_lines for window in given] == [(3,), (3,), ()]
+
+
+def test_only_the_newest_lines_are_named_oldest_first() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, chat_max_lines=3))
+    for sequence, t_ms in enumerate([50, 10, 40, 30, 20]):
+        aligner.push(line(t_ms * MS, sequence), 100 * MS)
+    (window,) = windows(aligner.advance(HOP))
+    assert window.chat_lines == (3, 2, 0)
+    assert aligner.counters().items[C].not_sampled == 2
+
+
+def test_a_line_that_missed_a_window_joins_the_next() -> None:
+    aligner = aligner_for(C)
+    assert windows(aligner.advance(HOP))[0].chat_lines == ()
+    aligner.push(line(HOP - 1, 0), HOP + 1)
+    assert windows(aligner.advance(2 * HOP))[0].chat_lines == (0,)
+    assert aligner.counters().items[C].late == 0
+
+
+@pytest.mark.parametrize(("t_ns", "late"), [(HOP, 0), (HOP - 1, 1)])
+def test_a_line_older_than_every_window_to_come_is_late(t_ns: int, late: int) -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, chat_context_ns=2 * HOP))
+    aligner.advance(2 * HOP)
+    aligner.push(line(t_ns), 2 * HOP + 1)
+    assert aligner.counters().items[C].late == late
+
+
+def test_a_line_sent_twice_is_a_duplicate_before_and_after_its_window() -> None:
+    aligner = aligner_for(C)
+    aligner.push(line(5), 5)
+    aligner.push(line(5), 6)
+    outputs = aligner.advance(HOP)
+    aligner.push(line(5), HOP + 1)
+    outputs += aligner.advance(2 * HOP)
+    assert len([output for output in outputs if isinstance(output, Line)]) == 1
+    assert aligner.counters().items[C].duplicate == 2
+
+
+# When windows are emitted
+
+
+def test_a_window_waits_for_every_source_and_goes_when_the_last_is_complete() -> None:
+    aligner = aligner_for(V, A, C)
+    aligner.push(sound(0, 220), 220 * MS)
+    aligner.push(frame(HOP), HOP)
+    assert windows(aligner.advance(HOP)) == []
+    aligner.push(sound(220 * MS, 30), HOP + 30 * MS)
+    (window,) = windows(aligner.advance(HOP + 30 * MS))
+    assert window.complete
+    assert window.emitted_ns == HOP + 30 * MS
+
+
+def test_a_window_is_never_emitted_before_its_end() -> None:
+    aligner = aligner_for(V)
+    aligner.push(frame(HOP), 10 * MS)  # a clock that runs ahead
+    assert windows(aligner.advance(HOP - 1)) == []
+    assert aligner.next_wake_ns() == HOP
+    assert len(windows(aligner.advance(HOP))) == 1
+
+
+def test_an_active_source_holds_a_window_up_to_the_deadline() -> None:
+    aligner = aligner_for(V, A)
+    outputs: list[Output] = []
+    for t_ns in range(0, 600 * MS, 50 * MS):
+        aligner.push(frame(t_ns, t_ns), t_ns)
+        aligner.push(sound(0, 1), t_ns)  # goes on and on about the first millisecond
+        outputs += aligner.advance(t_ns)
+    window = windows(outputs)[0]
+    assert window.emitted_ns == HOP + SPEC.deadline_ns
+    assert not window.complete
+    assert window.parts[A].state is State.PARTIAL
+    assert window.parts[A].reason == "incomplete at the deadline"
+
+
+def test_a_quiet_source_holds_a_window_for_the_idle_time_and_then_is_idle_and_then_stalled() -> (
+    None
+):
+    aligner = aligner_for(V, A)
+    aligner.push(sound(0, 200), 200 * MS)
+    outputs: list[Output] = []
+    for t_ns in range(0, 4 * S, 10 * MS):
+        aligner.push(frame(t_ns, t_ns), t_ns)
+        outputs += aligner.advance(t_ns)
+    given = windows(outputs)
+    assert given[0].emitted_ns == 200 * MS + SPEC.idle_ns
+    assert given[0].parts[A].reason == "nothing arrived for 150 ms"
+    assert given[0].parts[A].coverage == pytest.approx(200 / 250)
+    assert all(window.emitted_ns <= window.end_ns for window in given[1:])
+    states = [window.parts[A].state for window in given]
+    assert states == [State.IDLE] * 8 + [State.STALLED] * 7
+
+
+def test_a_source_that_comes_back_is_waited_for_again() -> None:
+    aligner = aligner_for(A)
+    (first,) = windows(aligner.advance(HOP))
+    assert first.parts[A].state is State.IDLE
+    aligner.push(sound(480 * MS, 10), 490 * MS)
+    assert windows(aligner.advance(2 * HOP)) == []
+    aligner.push(sound(490 * MS, 20), 510 * MS)
+    (second,) = windows(aligner.advance(510 * MS))
+    assert (second.parts[A].state, second.parts[A].reason) == (State.PARTIAL, "gaps")
+    assert second.parts[A].coverage == pytest.approx(20 / 500)
+
+
+def test_next_wake_tells_the_idle_time_then_the_deadline() -> None:
+    aligner = aligner_for(A)
+    assert aligner.next_wake_ns() == HOP
+    aligner.push(sound(0, 240), 240 * MS)
+    assert aligner.next_wake_ns() == 240 * MS + SPEC.idle_ns
+    aligner.push(sound(0, 1), 380 * MS)
+    assert aligner.next_wake_ns() == HOP + SPEC.deadline_ns
+    aligner.push(sound(240 * MS, 10), 390 * MS)
+    assert aligner.next_wake_ns() == 390 * MS
+    aligner.finish(0)
+    assert aligner.next_wake_ns() is None
+
+
+def test_without_any_source_windows_come_at_their_ends() -> None:
+    given = windows(Aligner(SPEC, {}).advance(3 * HOP))
+    assert [window.emitted_ns for window in given] == [HOP, 2 * HOP, 3 * HOP]
+    assert given[0].video_cells == given[0].audio_cells == range(0)
+    assert all(part.state is State.MISSING for part in given[0].parts.values())
+    assert all(part.reason == "no source" for part in given[0].parts.values())
+
+
+def test_a_session_that_finds_no_time_gets_the_same_windows_at_the_same_session_instants() -> None:
+    aligner = aligner_for(V)
+    aligner.push(frame(0), 0)
+    aligner.push(frame(S, 1), S)
+    given = windows(aligner.advance(S))
+    assert [window.emitted_ns for window in given] == [HOP, 2 * HOP, 3 * HOP, S]
+
+
+# States
+
+
+def test_a_complete_window_with_everything_is_present_in_all_three() -> None:
+    aligner = aligner_for(V, A, C)
+    aligner.push(frame(200 * MS), 200 * MS)
+    aligner.push(line(150 * MS), 200 * MS)
+    aligner.push(sound(0, 250), HOP)
+    aligner.push(frame(HOP, 1), HOP)
+    (window,) = windows(aligner.advance(HOP))
+    assert {part.state for part in window.parts.values()} == {State.PRESENT}
+    assert {part.reason for part in window.parts.values()} == {None}
+    assert [window.parts[m].age_ns for m in (V, A, C)] == [50 * MS, 0, 100 * MS]
+    assert [window.parts[m].coverage for m in (V, A)] == [1.0, 1.0]
+    assert window.parts[C].coverage == pytest.approx(150 / 250)  # the heartbeat: 100 ms
+
+
+def test_known_to_be_empty_is_silent_not_missing() -> None:
+    aligner = aligner_for(V, A, C)
+    for modality in (V, A):
+        aligner.push(bound(modality, HOP), HOP)
+    (window,) = windows(aligner.advance(HOP))
+    assert {part.state for part in window.parts.values()} == {State.SILENT}
+    assert window.parts[C].reason == "no lines"
+    assert window.parts[A].reason == "nothing in the context"
+
+
+def test_an_ended_source_is_complete_for_ever_partial_while_seen_and_then_missing() -> None:
+    aligner = aligner_for(V, A, C, spec=replace(SPEC, audio_context_ns=2 * HOP))
+    aligner.push(sound(0, 100), 100 * MS)
+    aligner.push(ended(A, 100 * MS, "disk gone"), 100 * MS)
+    aligner.push(ended(V, 0), 100 * MS)
+    aligner.push(ended(C, 0), 100 * MS)
+    assert aligner.ended
+    given = windows(aligner.advance(3 * HOP))
+    assert [window.emitted_ns for window in given] == [HOP, 2 * HOP, 3 * HOP]
+    assert all(window.complete for window in given)
+    audio = [(window.parts[A].state, window.parts[A].reason) for window in given]
+    assert audio == [(State.PARTIAL, "ended: disk gone")] * 2 + [
+        (State.MISSING, "ended: disk gone")
+    ]
+    assert (given[0].parts[V].state, given[0].parts[V].reason) == (State.MISSING, "ended")
+    assert (given[0].parts[C].state, given[0].parts[C].reason) == (State.MISSING, "ended")
+    assert given[0].parts[C].coverage == 0.0
+
+
+# The end
+
+
+@pytest.mark.parametrize("audio_ms", [2_980, 3_000, 3_020])
+def test_a_clip_of_three_seconds_gives_twelve_windows_however_long_its_audio_is(
+    audio_ms: int,
+) -> None:
+    aligner = aligner_for(V, A)
+    outputs: list[Output] = []
+    for t_ms in range(0, 3_020, 20):
+        if t_ms % 40 == 0 and t_ms < 3_000:
+            aligner.push(frame(t_ms * MS, t_ms // 40), t_ms * MS)
+        if t_ms < audio_ms:
+            aligner.push(sound(t_ms * MS, 20), t_ms * MS + 20 * MS)
+        outputs += aligner.advance(t_ms * MS + 20 * MS)
+    end_ns = max(3_000, audio_ms) * MS
+    aligner.push(ended(V, 3_000 * MS), end_ns)
+    aligner.push(ended(A, audio_ms * MS), end_ns)
+    outputs += aligner.advance(end_ns) + aligner.finish(end_ns)
+    given = windows(outputs)
+    assert [window.index for window in given] == list(range(1, 13))
+    assert all(window.complete for window in given)
+    assert pictures(outputs)[-1] == (12, 74)
+    assert aligner.counters().items[A].out_of_range == (audio_ms > 3_000)
+    aligner.check()
+
+
+@pytest.mark.parametrize(("end_ns", "count"), [(HOP // 2 - 1, 0), (HOP // 2, 1), (HOP, 1)])
+def test_a_last_window_that_is_at_least_half_full_is_emitted(end_ns: int, count: int) -> None:
+    assert len(windows(aligner_for(A).finish(end_ns))) == count
+
+
+def test_what_comes_after_the_end_of_its_source_or_of_the_session_is_out_of_range() -> None:
+    aligner = aligner_for(V, A, C)
+    aligner.push(ended(A, 0), 0)
+    aligner.push(sound(0, 10), 10 * MS)
+    aligner.push(bound(A, HOP), 10 * MS)
+    assert aligner.bounds()[A] == 0
+    aligner.finish(HOP)
+    aligner.push(frame(20 * MS), 20 * MS)
+    aligner.push(line(20 * MS), 20 * MS)
+    assert [aligner.counters().items[m].out_of_range for m in (V, A, C)] == [1, 1, 1]
+    assert aligner.advance(S) == []
+    assert aligner.finish(S) == []
+    aligner.check()
+
+
+def test_what_lies_too_far_ahead_or_before_the_origin_is_out_of_range() -> None:
+    aligner = aligner_for(V, A, C, spec=replace(SPEC, max_ahead_ns=S))
+    for t_ns in (-1, S + 1):
+        aligner.push(frame(t_ns), 0)
+        aligner.push(line(t_ns), 0)
+    aligner.push(sound(S + 1, 10), 0)
+    aligner.push(sound(-10 * MS, 10), 0)
+    aligner.push(sound(0, 2_000), 0)
+    counters = aligner.counters()
+    assert [counters.items[m].out_of_range for m in (V, A, C)] == [2, 2, 2]
+    assert counters.audio_samples.out_of_range == 10 + 10 + 1_000
+    assert counters.audio_samples.in_flight == 1_000
+
+
+def test_a_bound_far_ahead_closes_no_more_cells_than_lie_in_range() -> None:
+    aligner = aligner_for(V, spec=replace(SPEC, max_ahead_ns=S))
+    aligner.push(bound(V, 1 << 60), 0)
+    assert [index for index, _ in pictures(aligner.advance(0))] == [1, 2, 3, 4]
+    aligner.check()
+
+
+# Bookkeeping
+
+
+def test_memory_does_not_grow_with_the_session() -> None:
+    aligner = aligner_for(V, A, C)
+    sizes = []
+    for t_ns in range(0, 600 * S, 50 * MS):
+        aligner.push(frame(t_ns, t_ns), t_ns)
+        aligner.push(sound(t_ns, 50), t_ns + 50 * MS)
+        aligner.push(line(t_ns, t_ns), t_ns + 50 * MS)
+        aligner.advance(t_ns + 50 * MS)
+        held = [aligner._video, aligner._audio, aligner._chat, aligner._outputs]
+        sizes.append(
+            sum(
+                len(getattr(track, "_buckets", ())) + len(getattr(track, "_open", ()))
+                for track in held
+            )
+            + len(aligner._video.ledger.totals)
+            + len(aligner._audio.ledger.totals)
+            + len(aligner._chat._recent)
+        )
+    assert max(sizes) == max(sizes[: len(sizes) // 20])
+
+
+def test_check_finds_an_item_that_was_lost() -> None:
+    aligner = aligner_for(V)
+    aligner.push(frame(0), 0)
+    aligner.check()
+    aligner._video._buckets.clear()
+    with pytest.raises(AssertionError, match="video: Tally"):
+        aligner.check()
+
+
+def test_strangers_and_other_rates_are_refused() -> None:
+    aligner = aligner_for(A)
+    with pytest.raises(ValueError, match="'camera' is not the source of video"):
+        aligner.push(frame(0), 0)
+    with pytest.raises(ValueError, match="audio at 16000 Hz, not at 1000 Hz"):
+        aligner.push(sound(0, 10, rate_hz=16_000), 0)
+    with pytest.raises(ValueError, match="'else' is not the source of audio"):
+        aligner.push(replace(bound(A, 0), source="else"), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hop_ns": 0}, "hop_ns must be positive"),
+        ({"deadline_ns": -1}, "deadline_ns must not be negative"),
+        ({"video_context_ns": HOP + 1}, "video_context_ns must be whole hops"),
+        ({"chat_context_ns": HOP - 1}, "less than a hop"),
+        ({"audio_rate_hz": 16_001}, "no whole number of samples"),
+        ({"stalled_ns": 1}, "must not be less than idle_ns"),
+    ],
+)
+def test_a_specification_that_makes_no_sense_is_refused(
+    changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SPEC, **changes)

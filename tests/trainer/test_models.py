@@ -1,5 +1,6 @@
 """Shapes, the audio encoder's promise to stream, and what masks and states may not do."""
 
+# ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
 import pytest
@@ -104,7 +105,7 @@ def test_what_stands_at_a_masked_position_cannot_change_the_output(modality: str
     assert not torch.equal(before[2], fusion(**inputs)[2])
 
 
-@pytest.mark.parametrize(("column", "modality"), enumerate(["vision", "audio", "text"]))
+@pytest.mark.parametrize(("column", "modality"), list(enumerate(["vision", "audio", "text"])))
 @pytest.mark.parametrize("state", [0, 2])
 @torch.inference_mode()
 def test_an_absent_modality_adds_nothing_whatever_its_tensor_holds(

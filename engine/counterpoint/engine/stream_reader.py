@@ -206,10 +206,12 @@ class StreamReader:
             if (event := self._session_event(stream_id, fields)) is not None:
                 self._events.append(event)
         self._release(found)
-        # The entry we read last has left the stream, and others behind it may have too.
+        # The entry we read last has left the stream, and others behind it may have too: those
+        # before the page's first entry.
         gone = info.first > place
         for stream_id, fields in self._new(self._key, pages):
             found += [(stream_id, said) for said in self._entry(stream_id, fields, gone)]
+            gone = False
             self._release(found)
         return found
 

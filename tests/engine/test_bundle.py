@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.bundles import tiny_bundle, tiny_parts
 
 from counterpoint.engine.bundle import (
     Bundle,
@@ -38,6 +37,7 @@ from counterpoint.engine.manifest import (
     parse_manifest,
 )
 from counterpoint.streams.errors import UsageError
+from tests.support.bundles import tiny_bundle, tiny_parts
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "bundle.v1.json"
 

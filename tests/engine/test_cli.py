@@ -272,7 +272,7 @@ def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
     def broken() -> list[Path]:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("counterpoint.engine.cli.shipped_bundles", broken)
+    monkeypatch.setattr("counterpoint.engine.cli.bundles.shipped_bundles", broken)
     assert main(["bundle", "list"]) == 1
     assert_one_line(capsys, "planted", "--debug")
     with pytest.raises(ZeroDivisionError):

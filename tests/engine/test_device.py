@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tests.support.bundles import Arrays, example_inputs, tiny_bundle, tiny_parts
 
 from counterpoint.engine.bundle import Bundle, write_bundle
 from counterpoint.engine.device import Device, DeviceChoice, DeviceError, Graph, open_device
 from counterpoint.engine.graphs import ROLES
 from counterpoint.engine.manifest import BundleError
 from counterpoint.streams.errors import UnavailableError, UsageError
+from tests.support.bundles import Arrays, example_inputs, tiny_bundle, tiny_parts
 
 
 @pytest.fixture(scope="module")

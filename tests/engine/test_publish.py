@@ -22,6 +22,7 @@ from counterpoint.engine.redis_client import (
     Connect,
     Link,
     RedisLostError,
+    RedisTimeoutError,
     connector,
     parse_stream_id,
     predictions_key,
@@ -222,6 +223,38 @@ def test_a_frozen_redis_costs_the_oldest_and_the_next_document_says_so(
     # Each jump is accounted for by the very document behind it.
     for before, after in itertools.pairwise(predictions):
         assert after.window - before.window - 1 == after.dropped.get(DROP_QUEUE_FULL, 0)
+
+
+def test_silence_counts_as_an_outage_at_once() -> None:
+    async def main() -> None:
+        connecting_again = asyncio.Event()
+
+        class SilentLink:
+            async def execute(
+                self, commands: Sequence[Command], *, block_s: float = 0.0
+            ) -> list[Any]:
+                if commands == [("PING",)]:
+                    return ["PONG"]
+                raise RedisTimeoutError("no answer")
+
+            async def close(self) -> None:
+                pass
+
+        links = [SilentLink()]
+
+        async def connect() -> Link:
+            if links:
+                return links.pop()
+            connecting_again.set()
+            return await asyncio.Future()  # A kernel that accepts for a server that is frozen.
+
+        async with publishing(connect, queue_size=2) as publisher:
+            offer(publisher, [1, 2])
+            await connecting_again.wait()
+            await publisher.wait_room()
+            assert publisher.backlog == 2
+
+    run_async(main)
 
 
 def test_a_paused_redis_loses_nothing_that_fits_the_queue(server: RedisServer) -> None:

@@ -230,7 +230,7 @@ def afflict(
         if item.t_ns >= stop_ns or chance.random() < trouble.loss:
             continue
         span = len(item.samples) * S // item.rate_hz if isinstance(item, AudioChunk) else 0
-        t_ns = item.t_ns + chance.randint(-1, 1) * trouble.capture_jitter_ns
+        t_ns = item.t_ns + chance.randint(-trouble.capture_jitter_ns, trouble.capture_jitter_ns)
         if chance.random() < trouble.wild:
             t_ns += chance.choice([-20, -1, 1, 20]) * S
         moved = replace(item, t_ns=t_ns)

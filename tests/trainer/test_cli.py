@@ -12,6 +12,7 @@ from tests.trainer.support import need_trainer
 
 need_trainer()
 
+from counterpoint.streams.errors import FailedError
 from counterpoint.trainer.affect import recipe
 from counterpoint.trainer.cli import main
 from counterpoint.trainer.config import AffectConfig
@@ -52,7 +53,7 @@ def test_a_failing_stage_ends_the_run_with_its_name(
     def run(stage: str, data: Path, out: Path, config: AffectConfig) -> None:
         started.append(stage)
         if stage == "audio":
-            raise recipe.FailedError("stage audio failed with exit code 1")
+            raise FailedError("stage audio failed with exit code 1")
 
     monkeypatch.setattr(recipe, "_run_process", run)
     assert main(["fit", "affect", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1

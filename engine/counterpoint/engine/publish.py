@@ -106,7 +106,7 @@ class Publisher:
         # Half full is where flat-out replay begins to wait: the other half takes what sessions
         # that do not wait offer in the meantime.
         self._high_water = queue_size // 2
-        self._backoff = Backoff(runtime.rng("publisher"))
+        self._backoff = Backoff(runtime.rng("publisher").random)
         self._link_state = LinkState.CONNECTING
         self._work = asyncio.Event()
         self._moved = asyncio.Event()

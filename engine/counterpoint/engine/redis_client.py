@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -251,9 +250,9 @@ async def check_reachable(url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         finally:
             await link.close()
     except RedisLostError as error:
-        if isinstance(error.__cause__, BusyLoadingError):
+        if _caused_by(error, BusyLoadingError):
             return  # It is reading its data in and will serve soon; the publisher waits for that.
-        if isinstance(error.__cause__, AuthenticationError):
+        if _caused_by(error, AuthenticationError):
             raise _refused(url, str(error)) from error
         raise UnavailableError(
             f"Redis at {redact(url)} cannot be reached ({error}): start it, correct --redis, "
@@ -263,6 +262,14 @@ async def check_reachable(url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         raise _refused(url, reply.message)
 
 
+def _caused_by(error: BaseException, kind: type[RedisError]) -> bool:
+    # redis-py wraps what happens in the handshake once more than what happens later.
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__
+    return cause is not None
+
+
 def _refused(url: str, why: str) -> UnavailableError:
     return UnavailableError(
         f"Redis at {redact(url)} refuses us ({why}): correct user and password in --redis"
@@ -270,12 +277,21 @@ def _refused(url: str, why: str) -> UnavailableError:
 
 
 class Backoff:
-    """Waits between attempts to connect: none after a success, then doubling, with jitter."""
+    """Waits between attempts to connect: none after a success, then doubling, with jitter.
+
+    Args:
+        draw: gives numbers in [0, 1), e.g. ``runtime.rng(name).random``.
+        first_ms, longest_ms: bounds of the wait from the second attempt on.
+    """
 
     def __init__(
-        self, rng: random.Random, *, first_ms: float = 50.0, longest_ms: float = 5_000.0
+        self,
+        draw: Callable[[], float],
+        *,
+        first_ms: float = 50.0,
+        longest_ms: float = 5_000.0,
     ) -> None:
-        self._rng = rng
+        self._draw = draw
         self._first_ms = first_ms
         self._longest_ms = longest_ms
         self._failures = 0
@@ -291,4 +307,4 @@ class Backoff:
         # Half fixed, half drawn: many engines that lost one Redis do not come back in step.
         # The exponent is capped since a long outage would overflow a float.
         ceiling_ms = min(self._longest_ms, self._first_ms * 2.0 ** min(self._failures - 2, 30))
-        return int(ceiling_ms * (0.5 + 0.5 * self._rng.random()) * 1e6)
+        return int(ceiling_ms * (0.5 + 0.5 * self._draw()) * 1e6)

@@ -49,13 +49,14 @@ random name and that of the socket follow."""
 
 # $1 is the directory, the rest the server's command line; stdin is the pipe to our owner.
 # When the server ends, so does this. When the pipe closes, the server is killed (it has nothing to
-# save) and the directory removed. fd 3, because a background job's own stdin is /dev/null.
+# save) and the directory removed. fd 3, because a background job's own stdin is /dev/null. echo and
+# not `:`, whose failed redirection would end the shell before the kill.
 _KEEPER = """
 directory=$1; shift
 exec 3<&0
 "$@" </dev/null 3<&- &
 server=$!
-( while read -r _ <&3; do :; done; : >"$directory/closing"; kill -9 "$server" ) 2>/dev/null &
+( while read -r _ <&3; do :; done; echo >"$directory/closing"; kill -9 "$server" ) 2>/dev/null &
 watch=$!
 wait "$server" 2>/dev/null; status=$?
 kill -9 "$watch" 2>/dev/null
@@ -134,7 +135,7 @@ class EmbeddedRedis:
 
     async def supervise(self) -> None:
         """Start the server again whenever it dies, until cancelled."""
-        backoff = Backoff(self._runtime.rng("embedded-redis"))
+        backoff = Backoff(self._runtime.rng("embedded-redis").random)
         while True:
             if self._process is None:
                 raise RuntimeError("supervise() needs a started server")

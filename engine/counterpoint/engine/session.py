@@ -17,18 +17,11 @@ from typing import Protocol
 
 from counterpoint.engine.align import Aligner, AlignSpec, Counters, Output, Window
 from counterpoint.engine.background import unwrapped
-from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.config import NS_PER_MS, Config
-from counterpoint.engine.encode import MODALITIES, Counts, Fused, Models, SessionEncoder
-from counterpoint.engine.prediction import (
-    HeadResult,
-    ModalityReport,
-    ModalityState,
-    Prediction,
-    PredictionStatus,
-    StageTimes,
-)
+from counterpoint.engine.encode import Counts, Fused, Models, SessionEncoder
+from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.preprocess.audio import CONTIGUOUS_TOLERANCE_NS, StreamResampler
+from counterpoint.engine.report import Reporter
 from counterpoint.engine.work import Batch, Due, WorkQueue
 from counterpoint.streams.errors import FailedError
 from counterpoint.streams.mailbox import Mailbox, MailboxStats
@@ -71,7 +64,8 @@ class Summary:
         counters: what the aligner did with every item.
         mailbox: what the mailbox did.
         encoded: how often each encoder ran.
-        dropped: items lost on purpose, by "modality: reason".
+        dropped: items lost on purpose on their way to a window, by "modality: reason".
+        unread: predictions that a slow reader of `Session.predictions` did not get.
     """
 
     windows: int
@@ -81,6 +75,7 @@ class Summary:
     mailbox: MailboxStats
     encoded: Counts
     dropped: Mapping[str, int]
+    unread: int
 
 
 def align_spec(config: Config, models: Models) -> AlignSpec:
@@ -158,13 +153,20 @@ class Session:
         self._lane = runtime.lane(f"inference-{worker}")
         self._outbox: deque[Prediction] = deque()
         self._outbox_changed = asyncio.Event()
-        self._align_error_ns = CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0
+        self._reporter = Reporter(
+            session=name,
+            bundle=models.bundle,
+            stride=self._stride,
+            # Sound that is this close to contiguous is taken as contiguous.
+            align_error_ns=CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0,
+            align_tier="media",
+            wall_ns=self._wall_ns,
+        )
         self._origin_ns = 0
         self._origin_wall_ns = 0
         self._end_ns = 0
         self._errors: dict[Modality, str] = {}
         self._windows = 0
-        self._reported: dict[str, int] = {}
         self._outbox_dropped = 0
         self._finished = False
 
@@ -220,7 +222,8 @@ class Session:
             counters=counters,
             mailbox=self._mailbox.stats(),
             encoded=self._encoder.counts,
-            dropped=self._dropped(counters),
+            dropped=self._lost(counters),
+            unread=self._outbox_dropped,
         )
 
     # -- the three tasks -----------------------------------------------------------------------
@@ -315,18 +318,23 @@ class Session:
                 "the session is ended"
             ) from error
 
-    # -- a window becomes a prediction -------------------------------------------------------------
+    # -- a window becomes a prediction ---------------------------------------------------------
 
     async def _publish(self, batch: Batch, due: Due, fused: Fused, started_ns: int) -> None:
-        window = due.window
         now_ns = self._runtime.now_ns()
-        stages = {
-            "align": (window.emitted_ns - window.end_ns) / 1e6,
-            "wait": (started_ns - due.ready_ns) / 1e6,
-            **self._encoder.stages.take(),
-            "models": (now_ns - started_ns) / 1e6,
-        }
-        prediction = self._prediction(batch, due, fused, StageTimes(ms=stages))
+        prediction = self._reporter.report(
+            due,
+            fused,
+            skipped=batch.skipped,
+            lost=self._lost(due.counters),
+            stages_ms={
+                "align": (due.window.emitted_ns - due.window.end_ns) / 1e6,
+                "wait": (started_ns - due.ready_ns) / 1e6,
+                **self._encoder.stages.take(),
+                "models": (now_ns - started_ns) / 1e6,
+            },
+            emitted_wall_ns=self._runtime.wall_ns(),
+        )
         self._windows += 1
         self._sink.offer(prediction)
         if self._speed is None:
@@ -340,72 +348,18 @@ class Session:
         self._outbox.append(prediction)
         self._outbox_changed.set()
 
-    def _prediction(self, batch: Batch, due: Due, fused: Fused, stages: StageTimes) -> Prediction:
-        bundle = self._models.bundle
-        window = due.window
-        dropped = self._dropped(due.counters)
-        new = {
-            reason: count - self._reported.get(reason, 0)
-            for reason, count in dropped.items()
-            if count > self._reported.get(reason, 0)
+    def _lost(self, counters: Counters) -> dict[str, int]:
+        """Items lost on purpose on their way to a window so far, by "modality: reason"."""
+        lost = {
+            f"{modality}: {reason}": count
+            for modality, reasons in self._mailbox.stats().dropped.items()
+            for reason, count in reasons.items()
         }
-        self._reported = dropped
-        start_ns = min(part.start_ns for part in window.parts.values())
-        return Prediction(
-            session=self.name,
-            epoch=window.epoch,
-            window=window.index // self._stride,
-            start_ns=start_ns,
-            end_ns=window.end_ns,
-            start_wall_ns=self._wall_ns(start_ns),
-            end_wall_ns=self._wall_ns(window.end_ns),
-            emitted_wall_ns=self._runtime.wall_ns(),
-            status=PredictionStatus.FINAL,
-            heads={
-                head: HeadResult(
-                    labels=spec.labels,
-                    probabilities=probabilities(
-                        fused.logits[head],
-                        # With nothing heard the prior speaks, which needs no calibration.
-                        bundle.temperature(head, fused.mask) if "1" in fused.mask else 1.0,
-                    ),
-                )
-                for head, spec in bundle.manifest.heads.items()
-            },
-            modalities={
-                modality: ModalityReport(
-                    state=ModalityState(fused.parts[modality].state.value),
-                    reason=fused.parts[modality].reason,
-                    coverage=fused.parts[modality].coverage,
-                    age_ns=fused.parts[modality].age_ns,
-                    contributions={
-                        head: tuple(float(v) for v in rows[row])
-                        for head, rows in fused.contributions.items()
-                    },
-                )
-                for row, modality in enumerate(MODALITIES)
-            },
-            align_error_ms=self._align_error_ns / 1e6,
-            align_tier="media",
-            skipped_windows=batch.skipped,
-            dropped=new,
-            stages=stages,
-            bundle_id=bundle.manifest.id,
-            bundle_digest=bundle.digest[:12],
-        )
-
-    def _dropped(self, counters: Counters) -> dict[str, int]:
-        """Everything lost on purpose so far, by "modality: reason"."""
-        lost: dict[str, int] = {}
-        for modality, reasons in self._mailbox.stats().dropped.items():
-            for reason, count in reasons.items():
-                lost[f"{modality}: {reason}"] = count
         for modality, tally in counters.items.items():
-            for reason, count in (("late", tally.late), ("out of range", tally.out_of_range)):
-                lost[f"{modality}: {reason}"] = count
+            lost[f"{modality}: late"] = tally.late
+            lost[f"{modality}: out of range"] = tally.out_of_range
         for reason, count in self._work.drops.by_reason.items():
             lost[f"models: {reason}"] = count
-        lost["reader: slow"] = self._outbox_dropped
         return {reason: count for reason, count in lost.items() if count}
 
     # -- clocks --------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Subscriber:
                 something else.
         """
         reader = StreamReader(session, since)
-        backoff = Backoff(self._runtime.rng(f"subscriber/{session}"))
+        backoff = Backoff(self._runtime.rng(f"subscriber/{session}").random)
         connected: bool | None = None
         while True:
             try:

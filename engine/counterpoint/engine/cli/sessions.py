@@ -1,0 +1,182 @@
+"""Commands that run or follow sessions: demo, run, replay, subscribe."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from counterpoint.engine.cli.common import config_of, print_line, say, wants_json
+from counterpoint.engine.config import Config
+from counterpoint.engine.engine import Engine
+from counterpoint.engine.prediction import Prediction, to_json
+from counterpoint.engine.redis_client import check_reachable, predictions_key
+from counterpoint.engine.redis_server import embedded_with
+from counterpoint.engine.render import LiveTable, in_words
+from counterpoint.engine.sources import OpenSources, open_demo, open_replay, open_sources
+from counterpoint.engine.subscribe import Followed, StateChange, StateKind, Subscriber
+from counterpoint.streams.errors import FailedError, UnavailableError
+from counterpoint.streams.runtime import SystemRuntime
+
+log = logging.getLogger(__name__)
+
+
+def demo(args: argparse.Namespace) -> int:
+    return _play(args, open_demo, args.session, args.speed)
+
+
+def run(args: argparse.Namespace) -> int:
+    section = config_of(args).session
+    return _play(
+        args,
+        lambda: open_sources(
+            video=args.video or section.video,
+            audio=args.audio or section.audio,
+            chat=args.chat or section.chat,
+        ),
+        args.session,
+        1.0,
+    )
+
+
+def replay(args: argparse.Namespace) -> int:
+    name = args.session or re.sub(r"[^A-Za-z0-9._-]+", "-", args.path.stem).strip("-._") or "replay"
+    return _play(args, lambda: open_replay(args.path, args.chat), name[:64], args.speed)
+
+
+def _play(
+    args: argparse.Namespace,
+    open_: Callable[[], OpenSources],
+    name: str,
+    speed: float | None,
+) -> int:
+    return _run_loop(_play_async(args, open_, name, speed))
+
+
+async def _play_async(
+    args: argparse.Namespace,
+    open_: Callable[[], OpenSources],
+    name: str,
+    speed: float | None,
+) -> int:
+    config = config_of(args)
+    sources = open_()
+    try:
+        async with (
+            Engine.open(config) as engine,
+            engine.session(name, sources, speed=speed) as session,
+        ):
+            log.info("publishing to %s", engine.redis_url)
+            if wants_json(args):
+                # In a lane: a pipe that nobody reads must not stop the session.
+                stdout = engine.runtime.lane("stdout")
+                async for prediction in session.predictions():
+                    await stdout.submit(partial(print_line, to_json(prediction)))
+            else:
+                with LiveTable(Console(), f"Counterpoint · {name}", paced=speed == 1.0) as table:
+                    table.note(f"in another terminal: {_subscribe_hint(name, config)}")
+                    async for prediction in session.predictions():
+                        table.show(prediction)
+    finally:
+        sources.source.close()
+    summary = session.summary()
+    for reason, count in sources.drops().items():
+        log.warning("%s: %d skipped", reason, count)
+    log.info("%d windows, %d skipped", summary.windows, summary.skipped)
+    if summary.errors:
+        said = "; ".join(f"{modality}: {error}" for modality, error in summary.errors.items())
+        raise FailedError(f"session {name} went on to its end, but {said}")
+    return 0
+
+
+def _subscribe_hint(name: str, config: Config) -> str:
+    url = config.redis.url
+    where = "" if url.startswith("embedded") else f" --redis {url}"
+    program = sys.argv[0] if Path(sys.argv[0]).name == "counterpoint" else "counterpoint"
+    return f"{program} subscribe {name} --since start{where}"
+
+
+def subscribe(args: argparse.Namespace) -> int:
+    return _run_loop(_subscribe_async(args))
+
+
+async def _subscribe_async(args: argparse.Namespace) -> int:
+    spec = config_of(args).redis.url
+    embedded = spec.partition(":")[0] == "embedded"
+    if embedded:
+        url = await embedded_with(predictions_key(args.session))
+    else:
+        await check_reachable(spec)
+        url = spec
+    with SystemRuntime() as runtime, _follower(args) as show:
+        # An embedded Redis goes away with its engine, so there is nothing to wait for then.
+        follow = Subscriber(url, runtime).follow(
+            args.session, since=args.since, until_end=args.until_end or embedded
+        )
+        async for event in follow:
+            show(event)
+            if (
+                embedded
+                and isinstance(event, StateChange)
+                and event.kind is StateKind.DISCONNECTED
+                and await _gone(url)
+            ):
+                break
+    return 0
+
+
+@contextlib.contextmanager
+def _follower(args: argparse.Namespace) -> Iterator[Callable[[Followed], None]]:
+    """What to do with each thing that a subscriber is told."""
+    if wants_json(args):
+
+        def print_(event: Followed) -> None:
+            if isinstance(event, Prediction):
+                print_line(to_json(event))
+            else:
+                say(in_words(event))
+
+        yield print_
+        return
+    with LiveTable(Console(), f"Counterpoint · {args.session}", paced=True) as table:
+
+        def show(event: Followed) -> None:
+            if isinstance(event, Prediction):
+                table.show(event)
+            else:
+                table.note(in_words(event))
+
+        yield show
+
+
+async def _gone(url: str) -> bool:
+    try:
+        await check_reachable(url)
+    except UnavailableError:
+        return True
+    return False
+
+
+def _run_loop(main_: Coroutine[Any, Any, int]) -> int:
+    """Run to the end; SIGTERM stops as SIGINT does, with everything closed on the way out."""
+
+    async def guarded() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await main_
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM

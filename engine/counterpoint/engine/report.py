@@ -1,0 +1,127 @@
+"""A fused window becomes a prediction: probabilities, states, losses, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from counterpoint.engine.bundle import Bundle
+from counterpoint.engine.calibrate import probabilities
+from counterpoint.engine.encode import MODALITIES, Fused
+from counterpoint.engine.prediction import (
+    HeadResult,
+    ModalityReport,
+    ModalityState,
+    Prediction,
+    PredictionStatus,
+    StageTimes,
+)
+from counterpoint.engine.work import Due
+
+DIGEST_CHARS = 12
+
+
+class Reporter:
+    """Makes the predictions of one session.
+
+    Args:
+        session: its name.
+        bundle: whose models were used.
+        stride: bundle hops from one window to the next.
+        align_error_ns: bound on the error of alignment between modalities.
+        align_tier: how the sources' clocks were mapped.
+        wall_ns: session time -> nanoseconds since the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: str,
+        bundle: Bundle,
+        stride: int,
+        align_error_ns: int,
+        align_tier: str,
+        wall_ns: Callable[[int], int],
+    ) -> None:
+        self._session = session
+        self._bundle = bundle
+        self._stride = stride
+        self._align_error_ms = align_error_ns / 1e6
+        self._align_tier = align_tier
+        self._wall_ns = wall_ns
+        self._stated: dict[str, int] = {}
+
+    def report(
+        self,
+        due: Due,
+        fused: Fused,
+        *,
+        skipped: int,
+        lost: Mapping[str, int],
+        stages_ms: Mapping[str, float],
+        emitted_wall_ns: int,
+    ) -> Prediction:
+        """The prediction of one window.
+
+        Args:
+            due: the window.
+            fused: what the models made of it.
+            skipped: windows that got no prediction since the previous one.
+            lost: items lost on purpose since the session began, by reason; what is new since the
+                previous prediction is stated.
+            stages_ms: where the time went.
+            emitted_wall_ns: now, in nanoseconds since the Unix epoch.
+        """
+        window = due.window
+        new = {
+            reason: count - self._stated.get(reason, 0)
+            for reason, count in lost.items()
+            if count > self._stated.get(reason, 0)
+        }
+        self._stated = dict(lost)
+        start_ns = min(part.start_ns for part in window.parts.values())
+        return Prediction(
+            session=self._session,
+            epoch=window.epoch,
+            window=window.index // self._stride,
+            start_ns=start_ns,
+            end_ns=window.end_ns,
+            start_wall_ns=self._wall_ns(start_ns),
+            end_wall_ns=self._wall_ns(window.end_ns),
+            emitted_wall_ns=emitted_wall_ns,
+            status=PredictionStatus.FINAL,
+            heads=self._heads(fused),
+            modalities={
+                modality: ModalityReport(
+                    state=ModalityState(fused.parts[modality].state.value),
+                    reason=fused.parts[modality].reason,
+                    coverage=fused.parts[modality].coverage,
+                    age_ns=fused.parts[modality].age_ns,
+                    contributions={
+                        head: tuple(float(value) for value in rows[row])
+                        for head, rows in fused.contributions.items()
+                    },
+                )
+                for row, modality in enumerate(MODALITIES)
+            },
+            align_error_ms=self._align_error_ms,
+            align_tier=self._align_tier,
+            skipped_windows=skipped,
+            dropped=new,
+            stages=StageTimes(ms=stages_ms),
+            bundle_id=self._bundle.manifest.id,
+            bundle_digest=self._bundle.digest[:DIGEST_CHARS],
+        )
+
+    def _heads(self, fused: Fused) -> dict[str, HeadResult]:
+        # With nothing heard the prior speaks, which needs no calibration.
+        temperatures = {
+            head: self._bundle.temperature(head, fused.mask) if "1" in fused.mask else 1.0
+            for head in self._bundle.manifest.heads
+        }
+        return {
+            head: HeadResult(
+                labels=spec.labels,
+                probabilities=probabilities(fused.logits[head], temperatures[head]),
+            )
+            for head, spec in self._bundle.manifest.heads.items()
+        }

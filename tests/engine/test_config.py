@@ -39,7 +39,7 @@ def test_a_set_pair_wins_over_the_file(tmp_path: Path) -> None:
         ("# x\n[tiem]\nhop_ms = 3\n", 2, "unknown section 'tiem'"),
         ('[time]\nhop_ms = "3"\n', 2, "must be int"),
         ("[time]\nhop_ms = true\n", 2, "must be int"),
-        ("[redis]\nqueue_size = 0\n", 2, "queue_size must be positive"),
+        ("[redis]\nqueue_size = 0\n", 2, "queue_size must be at least 2"),
         ("time = 3\n", 1, "must be a table"),
         ("time.hop = 3\n", 1, "unknown key 'hop'"),
         ("\ntime = { hop = 3 }\n", 2, "unknown key 'hop'"),

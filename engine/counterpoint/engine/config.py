@@ -104,9 +104,10 @@ class RedisSection:
     queue_size: int = 1_024
 
     def check(self) -> str | None:
-        for name in ("stream_maxlen", "queue_size"):
-            if getattr(self, name) <= 0:
-                return f"{name} must be positive, not {getattr(self, name)}"
+        if self.stream_maxlen <= 0:
+            return f"stream_maxlen must be positive, not {self.stream_maxlen}"
+        if self.queue_size < 2:
+            return f"queue_size must be at least 2, not {self.queue_size}"
         return None
 
 

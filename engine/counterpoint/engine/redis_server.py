@@ -110,7 +110,9 @@ class EmbeddedRedis:
         Raises:
             UnavailableError: it does not come up; the message has the end of its log.
         """
+        # What a server that died, or its keeper, may have left.
         self.socket.unlink(missing_ok=True)
+        (self._directory / "closing").unlink(missing_ok=True)
         network = ("--bind", "127.0.0.1") if self._port else ()
         process = self._process = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", _KEEPER, "counterpoint-redis", str(self._directory),

@@ -60,8 +60,10 @@ class TextConfig:
     dropout: float = 0.3
     ngram_dropout: float = 0.3
     shares: dict[str, float] = field(
-        default_factory=lambda: {"semeval": 0.4, "goemotions": 0.3, "meld": 0.3}
+        default_factory=lambda: {"semeval": 0.25, "goemotions": 0.35, "meld": 0.4}
     )
+    sentiment_balance: float = 0.5
+    emotion_balance: float = 0.25
     bfloat16: bool = True
 
 

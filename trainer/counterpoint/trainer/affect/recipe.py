@@ -25,6 +25,7 @@ STAGES: Final = ("vision", "audio", "text", "fusion", "export")
 
 def run_stage(stage: str, data: Path, out: Path, config: AffectConfig) -> None:
     """One stage in this process. It needs the results of those before it in ``out``."""
+    write_json(out / stage / "config.json", dataclasses.asdict(config))
     match stage:
         case "vision":
             train_vision(data, out, config)

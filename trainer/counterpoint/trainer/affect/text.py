@@ -117,7 +117,12 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     tuned = thaw(encoder, text.tuned_layers)
     model = TextModel(text)
     weights = _line_weights(sets.training, text)
-    class_weight = _sentiment_weight(training.sentiment)
+    has_sentiment = training.sentiment != UNLABELLED
+    sentiment_weight = class_weights(
+        torch.bincount(training.sentiment[has_sentiment], weights=weights[has_sentiment]),
+        text.sentiment_balance,
+    )
+    emotion_weight = class_weights(weights @ training.emotion, text.emotion_balance)
     rates = [text.encoder_learning_rate, text.ngram_learning_rate, text.learning_rate]
     groups = [tuned, list(model.ngrams.parameters()), list(model.heads.parameters())]
     optimiser = torch.optim.AdamW(
@@ -149,7 +154,8 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
                     emotion,
                     training.sentiment[rows],
                     training.emotion[rows],
-                    class_weight,
+                    sentiment_weight,
+                    emotion_weight,
                 )
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -176,7 +182,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
             [line.text for line in sets.calibration[::20]],
         )
     with record.timed("score"):
-        for name, lines in (("calibration", sets.calibration), *sets.validation.items()):
+        for name, lines in (("calibration", sets.calibration), ("meld", sets.validation["meld"])):
             record.metrics |= _score(name, model, Lines.of(lines), out)
     record.say(f"through int8: {record.metrics}")
     record.finish()
@@ -206,18 +212,20 @@ def batches_of_like_length(
 
 def masked_loss(
     sentiment: Tensor, emotion: Tensor, sentiment_target: Tensor, emotion_target: Tensor,
-    class_weight: Tensor,
+    sentiment_weight: Tensor, emotion_weight: Tensor,
 ) -> Tensor:  # fmt: skip
     """Sum over the heads of the mean cross-entropy over the rows that have the label."""
     loss = sentiment.sum() * 0
     labelled = sentiment_target != UNLABELLED
     if labelled.any():
         loss = loss + F.cross_entropy(
-            sentiment[labelled], sentiment_target[labelled], weight=class_weight
+            sentiment[labelled], sentiment_target[labelled], weight=sentiment_weight
         )
     has_emotion = emotion_target.sum(dim=1) > 0
     if has_emotion.any():
-        loss = loss + F.cross_entropy(emotion[has_emotion], emotion_target[has_emotion])
+        loss = loss + F.cross_entropy(
+            emotion[has_emotion], emotion_target[has_emotion], weight=emotion_weight
+        )
     return loss
 
 
@@ -248,10 +256,16 @@ def _line_weights(lines: Sequence[TextLine], config: TextConfig) -> Tensor:
     return torch.tensor([config.shares[line.source] / counts[line.source] for line in lines])
 
 
-def _sentiment_weight(targets: Tensor) -> Tensor:
-    counts = torch.bincount(targets[targets != UNLABELLED], minlength=len(SENTIMENT)).float()
-    weight = counts.rsqrt()
-    return weight / weight.mean()
+def class_weights(drawn: Tensor, power: float) -> Tensor:
+    """(C,) loss weights ``share ** -power`` that average to one over what is drawn.
+
+    Args:
+        drawn: (C,) how often each class is drawn, to any scale.
+        power: 0 leaves the classes as they are, 1 makes them weigh the same.
+    """
+    share = drawn / drawn.sum()
+    weight = share**-power
+    return weight / (share * weight).sum()
 
 
 def _score(name: str, model: TextModel, lines: Lines, out: Path) -> dict[str, float]:

@@ -83,7 +83,7 @@ def test_a_stage_leaves_its_metrics_and_log(
     record.finish()
     stored = json.loads((tmp_path / "stage" / "metrics.json").read_text())
     assert stored["metrics"] == {"accuracy": 0.5}
-    assert set(stored["seconds"]) == {"work", "total"}
+    assert set(stored["seconds"]) == {"work", "total", "cpu"}
     assert (tmp_path / "stage" / "log.txt").read_text() == capsys.readouterr().out
 
 

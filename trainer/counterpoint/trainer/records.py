@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class StageRecord:
-    """One stage of a run: its folder, its metrics and the wall time of its steps.
+    """One stage of a run: its folder, its metrics, the wall time of its steps and its CPU time.
 
     Every line said goes to standard output and to ``log.txt``.
     """
@@ -63,6 +63,8 @@ class StageRecord:
 
     def finish(self) -> None:
         self.seconds["total"] = round(time.perf_counter() - self.started, 1)
+        # On a shared machine the wall says more about the neighbours than about the stage.
+        self.seconds["cpu"] = round(time.process_time(), 1)
         write_json(self.folder / "metrics.json", {"metrics": self.metrics, "seconds": self.seconds})
         self.say(f"done in {self.seconds['total']} s")
 

@@ -216,7 +216,10 @@ def test_only_the_newest_lines_are_named_oldest_first() -> None:
     aligner = aligner_for(C, spec=replace(SPEC, chat_max_lines=3))
     for sequence, t_ms in enumerate([50, 10, 40, 30, 20]):
         aligner.push(line(t_ms * MS, sequence), 100 * MS)
-    (window,) = windows(aligner.advance(HOP))
+    outputs = aligner.advance(HOP)
+    given = [output.line.sequence for output in outputs if isinstance(output, Line)]
+    assert given == [0, 1, 2, 3]  # the last can be in no window
+    (window,) = windows(outputs)
     assert window.chat_lines == (3, 2, 0)
     assert aligner.counters().items[C].not_sampled == 2
 
@@ -446,6 +449,7 @@ def test_what_lies_too_far_ahead_or_before_the_origin_is_out_of_range() -> None:
     aligner.push(sound(0, 2_000), 0)
     counters = aligner.counters()
     assert [counters.items[m].out_of_range for m in (V, A, C)] == [2, 2, 2]
+    assert aligner.bounds()[A] == S
     assert counters.audio_samples.out_of_range == 10 + 10 + 1_000
     assert counters.audio_samples.in_flight == 1_000
 

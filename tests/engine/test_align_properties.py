@@ -95,7 +95,7 @@ def told(output: Output) -> tuple[object, ...]:
 
 
 @given(scenarios())
-@thorough(300)
+@thorough(225)
 def test_g1_a_window_holds_exactly_what_had_arrived_when_it_was_emitted(
     scenario: Scenario,
 ) -> None:
@@ -120,7 +120,7 @@ def test_g1_a_window_holds_exactly_what_had_arrived_when_it_was_emitted(
 
 
 @given(scenarios())
-@thorough(300)
+@thorough(225)
 def test_g1_cells_hold_exactly_what_had_arrived_when_they_were_closed(
     scenario: Scenario,
 ) -> None:
@@ -147,7 +147,7 @@ def test_g1_cells_hold_exactly_what_had_arrived_when_they_were_closed(
 
 
 @given(scenarios())
-@thorough(120)
+@thorough(90)
 def test_g2_window_ends_rise_hop_by_hop_and_what_a_window_names_was_given_once_before_it(
     scenario: Scenario,
 ) -> None:
@@ -177,7 +177,7 @@ def test_g2_window_ends_rise_hop_by_hop_and_what_a_window_names_was_given_once_b
 
 
 @given(scenarios())
-@thorough(120)
+@thorough(90)
 def test_g3_a_window_is_emitted_by_its_deadline_whatever_dies(scenario: Scenario) -> None:
     # `drive` asserts that emitted_ns is the instant of the `advance` that gave the window.
     outputs, _ = drive(replace(scenario, last_ns=scenario.last_ns + 2 * S))
@@ -188,7 +188,7 @@ def test_g3_a_window_is_emitted_by_its_deadline_whatever_dies(scenario: Scenario
 
 
 @given(scenarios())
-@thorough(120)
+@thorough(90)
 def test_g5_at_every_instant_each_item_received_is_accounted_for_once(scenario: Scenario) -> None:
     def conserve(aligner: Aligner, now_ns: int) -> None:
         aligner.check()
@@ -207,7 +207,7 @@ def test_g5_at_every_instant_each_item_received_is_accounted_for_once(scenario: 
 
 
 @given(scenarios())
-@thorough(200)
+@thorough(150)
 def test_g5_every_item_meets_the_fate_that_its_arrival_gives_it(scenario: Scenario) -> None:
     _, aligner = drive(scenario)
     oracle = oracle_of(scenario)
@@ -228,7 +228,7 @@ def test_g5_every_item_meets_the_fate_that_its_arrival_gives_it(scenario: Scenar
 
 
 @given(scenarios())
-@thorough(120)
+@thorough(90)
 def test_g6_bounds_never_go_back(scenario: Scenario) -> None:
     before = dict.fromkeys(scenario.sources, 0)
 
@@ -293,7 +293,7 @@ def orderly(draw: st.DrawFn) -> tuple[Scenario, Scenario]:
 
 
 @given(orderly())
-@thorough(200)
+@thorough(150)
 def test_g7_any_arrival_order_within_the_bounds_gives_identical_windows(
     pair: tuple[Scenario, Scenario],
 ) -> None:
@@ -329,7 +329,7 @@ def test_g7_any_arrival_order_within_the_bounds_gives_identical_windows(
 
 
 @given(scenarios())
-@thorough(160)
+@thorough(120)
 def test_g8_chat_changes_neither_emission_times_nor_other_content(scenario: Scenario) -> None:
     def others(outputs: list[Output]) -> list[object]:
         return [
@@ -357,7 +357,7 @@ def test_g8_chat_changes_neither_emission_times_nor_other_content(scenario: Scen
 
 
 @given(scenarios())
-@thorough(160)
+@thorough(120)
 def test_g9_a_quiet_source_holds_a_window_for_at_most_the_idle_time(scenario: Scenario) -> None:
     outputs, _ = drive(scenario)
     oracle = oracle_of(scenario)
@@ -378,7 +378,7 @@ def test_g9_a_quiet_source_holds_a_window_for_at_most_the_idle_time(scenario: Sc
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30), st.sampled_from(["video", "audio"]))
-@thorough(80)
+@thorough(60)
 def test_g9_when_one_source_stalls_the_others_go_on(seed: int, last_hop: int, dies: str) -> None:
     chance = random.Random(seed)
     spec = AlignSpec(audio_rate_hz=1_000, deadline_ns=5 * S)
@@ -411,7 +411,7 @@ def test_g9_when_one_source_stalls_the_others_go_on(seed: int, last_hop: int, di
 
 
 @given(scenarios(), st.integers(0, 2**32))
-@thorough(160)
+@thorough(120)
 def test_g10_what_comes_out_depends_on_arrivals_alone_not_on_when_advance_is_called(
     scenario: Scenario, seed: int
 ) -> None:

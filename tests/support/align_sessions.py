@@ -212,7 +212,8 @@ def chat_items(chance: random.Random, length_ns: int) -> list[Item]:
     times: list[int] = []
     for _ in range(chance.choice([0, 1, 3, 10, 25])):
         again = times and chance.random() < 0.2
-        times.append(times[-1] if again else chance.randrange(length_ns // MS) * MS)
+        step = chance.choice([1, 50]) * MS  # edges of windows are met, too
+        times.append(times[-1] if again else chance.randrange(length_ns // step) * step)
     return [line(t_ns, n) for n, t_ns in enumerate(sorted(times))]
 
 

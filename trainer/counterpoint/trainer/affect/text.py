@@ -171,6 +171,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
                     )
                     total = 0.0
     save_weights(out / "text" / "model.safetensors", model)
+    save_weights(out / "text" / "encoder.safetensors", encoder)
 
     with record.timed("export MiniLM"):
         graph = out / "text" / "model.int8.onnx"

@@ -330,6 +330,14 @@ def test_next_wake_tells_the_idle_time_then_the_deadline() -> None:
     assert aligner.next_wake_ns() is None
 
 
+def test_while_something_waits_to_be_taken_next_wake_is_now() -> None:
+    aligner = aligner_for(C)
+    aligner.push(line(5), 7)
+    assert aligner.next_wake_ns() == 7
+    aligner.advance(7)
+    assert aligner.next_wake_ns() == HOP
+
+
 def test_without_any_source_windows_come_at_their_ends() -> None:
     given = windows(Aligner(SPEC, {}).advance(3 * HOP))
     assert [window.emitted_ns for window in given] == [HOP, 2 * HOP, 3 * HOP]

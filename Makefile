@@ -41,8 +41,8 @@ lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner
-	$(BIN)/python benchmarks/replay.py
-	$(BIN)/python benchmarks/aligner.py
+	$(BIN)/python -m benchmarks.replay
+	$(BIN)/python -m benchmarks.aligner
 
 affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT (about an hour on two cores)
 	$(PIP) install --quiet --no-deps -r trainer/requirements-affect.txt

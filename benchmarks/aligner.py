@@ -10,7 +10,7 @@ to give, and taking the outputs: everything that a session does with the aligner
 - ``by_length``, ``by_context``: items a second for sessions of different lengths and for contexts
   of different lengths. They should not differ by more than the machine's noise.
 
-    python benchmarks/aligner.py [--rounds 5] [--seconds 300] [--out FILE]
+    python -m benchmarks.aligner [--rounds 5] [--seconds 300] [--out FILE]
 
 The last line of output is one JSON document.
 """
@@ -20,13 +20,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import circumstances
 from counterpoint.engine.align import Aligner, AlignSpec
 from counterpoint.streams.types import AudioChunk, ChatLine, Item, Modality, VideoFrame
 
@@ -118,9 +117,7 @@ def main() -> None:
     print("by length of contexts:", {f"{k} s": f"{v:,}" for k, v in contexts.items()})
     document = {
         "benchmark": "aligner",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}",
+        **circumstances(),
         "session_seconds": arguments.seconds,
         **overall,
         "by_length": lengths,

@@ -9,7 +9,7 @@ stage's ``ms_per_window`` is wall time inside that stage, so on a busy machine s
 more than the CPU time. ``decode`` is measured alone, by stepping the source without an engine. The
 other stages are what the predictions themselves carry in ``stages_ms``.
 
-    python benchmarks/replay.py [--runs 3] [--out FILE]
+    python -m benchmarks.replay [--runs 3] [--out FILE]
 
 The last line of output is one JSON document.
 """
@@ -19,14 +19,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import circumstances
 from counterpoint.engine.config import load_config
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.sources import open_demo
@@ -98,9 +96,7 @@ def main() -> None:
     }
     document = {
         "benchmark": "replay",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, ONNX Runtime {version('onnxruntime')}",
+        **circumstances(),
         "runs": args.runs,
         "windows": windows,
         "windows_per_s": round(statistics.median(windows / run.wall_s for run in runs), 1),

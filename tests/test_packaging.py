@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -77,3 +78,26 @@ def test_the_command_line_loads_without_the_trainers_libraries() -> None:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+VERIFY = "from counterpoint.engine.cli import main; main(['bundle', 'verify'])"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [VERIFY, f"import counterpoint.trainer.sentence; {VERIFY}"],
+    ids=["engine", "trainer"],
+)
+def test_running_models_reports_nothing_to_the_runtimes_vendor(script: str, tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry, where it is on, keeps an identifier below the home directory."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")
+    }
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=90
+    )
+    found = [str(path) for path in tmp_path.rglob("*")]
+    assert not any("microsoft" in path.lower() or "onnxruntime" in path for path in found), found

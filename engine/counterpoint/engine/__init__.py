@@ -7,6 +7,7 @@ the bundle format, does not pull in Redis and ONNX Runtime with them.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from counterpoint.engine.subscribe import Subscriber
 
 __all__ = ["Engine", "Subscriber"]
+
+# ONNX Runtime's wheels report every loaded model to their vendor by default, and keep an identifier
+# of the machine. What runs here is nobody's business. This must be set before the library is first
+# imported, so it stands where every module of engine and trainer passes.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {"Engine": "counterpoint.engine.engine", "Subscriber": "counterpoint.engine.subscribe"}
 

@@ -97,10 +97,8 @@ def test_nothing_heard_gives_the_prior_and_says_so(models: Models, tmp_path: Pat
     first, second = played.predictions[:2]
     assert first.modalities[Modality.CHAT].state is ModalityState.SILENT
     assert first.heads == second.heads
-    for modality in Modality:
-        # What a missing modality contributes is the learned correction for its being missing.
-        said = [p.modalities[modality].contributions for p in (first, second)]
-        assert said[0] == said[1]
+    for report in first.modalities.values():
+        assert not any(any(values) for values in report.contributions.values())
 
 
 def test_the_demo_session_shows_every_modality_and_a_silent_chat(models: Models) -> None:
@@ -129,9 +127,8 @@ def test_taking_a_modality_away_leaves_what_the_others_say_as_it_was(models: Mod
             assert with_video.modalities[Modality.AUDIO].contributions[head] == pytest.approx(
                 without.modalities[Modality.AUDIO].contributions[head], abs=1e-4
             )
-            missing = without.modalities[Modality.VIDEO].contributions[head]
-            assert missing == sound.predictions[0].modalities[Modality.VIDEO].contributions[head]
-            assert missing != with_video.modalities[Modality.VIDEO].contributions[head]
+            assert not any(without.modalities[Modality.VIDEO].contributions[head])
+            assert any(with_video.modalities[Modality.VIDEO].contributions[head])
 
 
 def test_the_shipped_bundle_replays_to_the_same_bytes(models: Models) -> None:

@@ -56,8 +56,11 @@ def inspect(args: argparse.Namespace) -> int:
             f"{graph['precision']} {graph['bytes'] / 1e6:.2f} MB  "
             f"{', '.join(graph['inputs'])} → {', '.join(graph['outputs'])}",
         )
-    for name, metric in document["metrics"].items():
+    shown = {k: m for k, m in document["metrics"].items() if not k.startswith("subset_")}
+    for name, metric in shown.items():
         table.add_row(f"metric {name}", f"{metric['value']:.4g}  ({metric['split']})")
+    if hidden := len(document["metrics"]) - len(shown):
+        table.add_row("", f"and {hidden} more by subset of modalities: --json, or MODEL_CARD.md")
     console.print(table)
     return 0
 

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import circumstances
+from benchmarks.machine import circumstances, finish
 from counterpoint.engine.align import Aligner, AlignSpec
 from counterpoint.streams.types import AudioChunk, ChatLine, Item, Modality, VideoFrame
 
@@ -115,7 +114,7 @@ def main() -> None:
     print(f"{overall['items_per_s']:,} items/s, {overall['ns_per_item']} ns an item")
     print("by length of session:", {f"{k} s": f"{v:,}" for k, v in lengths.items()})
     print("by length of contexts:", {f"{k} s": f"{v:,}" for k, v in contexts.items()})
-    document = {
+    document: dict[str, object] = {
         "benchmark": "aligner",
         **circumstances(),
         "session_seconds": arguments.seconds,
@@ -123,10 +122,7 @@ def main() -> None:
         "by_length": lengths,
         "by_context": contexts,
     }
-    text = json.dumps(document)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    finish(document, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -46,3 +47,11 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return f"{head}+" if changed else head
+
+
+def finish(document: dict[str, object], out: Path | None) -> None:
+    """Print the document as the last line, and write it to ``out``."""
+    text = json.dumps(document)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text)

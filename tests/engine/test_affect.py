@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from counterpoint.engine.align import State
 from counterpoint.engine.bundle import Bundle, default_bundle_path, load_bundle
 from counterpoint.engine.device import open_device
 from counterpoint.engine.encode import Models
 from counterpoint.engine.golden import check_golden
-from counterpoint.engine.prediction import ModalityState, Prediction, stable_json
+from counterpoint.engine.prediction import Prediction, stable_json
 from counterpoint.engine.sources import open_demo, open_sources
 from counterpoint.streams.types import Modality
 from tests.support.sessions import GRID_CLIP, load_models, play
@@ -95,7 +96,7 @@ def test_nothing_heard_gives_the_prior_and_says_so(models: Models, tmp_path: Pat
     path.write_text('{"seconds": 2.1, "author": "ann", "text": "hello"}\n', encoding="utf-8")
     played = play(models, open_sources(video="none", audio="none", chat=f"file:{path}"))
     first, second = played.predictions[:2]
-    assert first.modalities[Modality.CHAT].state is ModalityState.SILENT
+    assert first.modalities[Modality.CHAT].state is State.SILENT
     assert first.heads == second.heads
     for report in first.modalities.values():
         assert not any(any(values) for values in report.contributions.values())
@@ -107,9 +108,9 @@ def test_the_demo_session_shows_every_modality_and_a_silent_chat(models: Models)
     assert [p.window for p in predictions] == list(range(1, len(predictions) + 1))
     assert 20 <= predictions[-1].end_ns / 1e9 <= 30
     states = {m: {p.modalities[m].state for p in predictions} for m in Modality}
-    assert ModalityState.PRESENT in states[Modality.VIDEO]
-    assert ModalityState.PRESENT in states[Modality.AUDIO]
-    assert {ModalityState.PRESENT, ModalityState.SILENT} <= states[Modality.CHAT]
+    assert State.PRESENT in states[Modality.VIDEO]
+    assert State.PRESENT in states[Modality.AUDIO]
+    assert {State.PRESENT, State.SILENT} <= states[Modality.CHAT]
     assert len({p.heads["emotion"].top[0] for p in predictions}) >= 2
     encoded = played.summary.encoded
     assert encoded.windows == encoded.hops == len(predictions)

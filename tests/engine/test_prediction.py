@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from counterpoint.engine.align import State
 from counterpoint.engine.prediction import (
     VOLATILE_KEYS,
     HeadResult,
     ModalityReport,
-    ModalityState,
     Prediction,
     PredictionFormatError,
     PredictionStatus,
@@ -55,7 +55,7 @@ def head_results(draw: st.DrawFn) -> HeadResult:
 
 reports = st.builds(
     ModalityReport,
-    state=st.sampled_from(ModalityState),
+    state=st.sampled_from(State),
     reason=st.none() | st.text(max_size=20),
     coverage=st.floats(0, 1),
     age_ns=st.none() | st.integers(-(10**12), 10**12),
@@ -242,12 +242,12 @@ def test_keys_of_a_later_release_are_ignored() -> None:
 def test_a_prediction_needs_a_report_for_every_modality_and_a_span() -> None:
     with pytest.raises(ValueError, match="no report for audio, chat"):
         make_prediction(
-            modalities={Modality.VIDEO: ModalityReport(state=ModalityState.PRESENT, coverage=1.0)}
+            modalities={Modality.VIDEO: ModalityReport(state=State.PRESENT, coverage=1.0)}
         )
     with pytest.raises(ValueError, match="is empty"):
         make_prediction(end_ns=0)
     with pytest.raises(ValueError, match="coverage"):
-        ModalityReport(state=ModalityState.PRESENT, coverage=1.01)
+        ModalityReport(state=State.PRESENT, coverage=1.01)
 
 
 def test_the_top_label_is_the_most_probable() -> None:

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 import pytest
 
+from counterpoint.engine.align import State
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.config import Config, ConfigError, QueueSection, TimeSection
 from counterpoint.engine.device import Arrays, Graph
 from counterpoint.engine.encode import Models
 from counterpoint.engine.graphs import GraphSpec
-from counterpoint.engine.prediction import ModalityState, PredictionStatus, stable_json
+from counterpoint.engine.prediction import PredictionStatus, stable_json
 from counterpoint.engine.sources import open_replay, open_sources
 from counterpoint.streams.errors import FailedError
 from counterpoint.streams.runtime import Lane
@@ -108,7 +109,7 @@ def test_a_modality_without_a_source_is_stated_as_missing(
     for prediction in played.predictions:
         for modality in (absent, Modality.CHAT):
             report = prediction.modalities[modality]
-            assert (report.state, report.reason) == (ModalityState.MISSING, "no source")
+            assert (report.state, report.reason) == (State.MISSING, "no source")
             assert not any(any(values) for values in report.contributions.values())
         present = Modality.VIDEO if absent is Modality.AUDIO else Modality.AUDIO
         assert prediction.modalities[present].coverage == 1.0
@@ -120,7 +121,7 @@ def test_a_picture_without_a_face_is_missing_not_zeros(models: Models, tmp_path:
     assert len(played.predictions) == 4
     for prediction in played.predictions:
         report = prediction.modalities[Modality.VIDEO]
-        assert (report.state, report.reason) == (ModalityState.MISSING, "no face")
+        assert (report.state, report.reason) == (State.MISSING, "no face")
     assert played.summary.encoded.faces == 0
 
 

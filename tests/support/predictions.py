@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from counterpoint.engine.align import State
 from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
-    ModalityState,
     Prediction,
     PredictionStatus,
     StageTimes,
@@ -39,15 +39,15 @@ def make_prediction(window: int = 1, *, session: str = "demo", **changes: Any) -
         },
         "modalities": {
             Modality.VIDEO: ModalityReport(
-                state=ModalityState.PRESENT,
+                state=State.PRESENT,
                 coverage=1.0,
                 age_ns=12_000_000,
                 contributions={"sentiment": (-0.5, 0.0, 1.25), "emotion": (-0.1, 0.1)},
             ),
             Modality.AUDIO: ModalityReport(
-                state=ModalityState.PARTIAL, reason="gaps", coverage=2 / 3, age_ns=0
+                state=State.PARTIAL, reason="gaps", coverage=2 / 3, age_ns=0
             ),
-            Modality.CHAT: ModalityReport(state=ModalityState.MISSING, reason="no source"),
+            Modality.CHAT: ModalityReport(state=State.MISSING, reason="no source"),
         },
         "align_error_ms": 0.25,
         "align_tier": "media",

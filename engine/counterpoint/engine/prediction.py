@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from counterpoint.engine.align import State
 from counterpoint.streams.types import Modality
 
 SCHEMA_VERSION = 1
@@ -35,24 +36,6 @@ class PredictionStatus(enum.StrEnum):
     PROVISIONAL = "provisional"
     FINAL = "final"
     AMENDED = "amended"
-
-
-class ModalityState(enum.StrEnum):
-    """What a modality gave to a window.
-
-    ``present``: complete. ``silent``: known to have been empty. ``idle``: its source has nothing
-    to say and says so. ``stalled``: its source stopped without a word. ``partial``: some of it.
-    ``late``: had not arrived when the window was emitted. ``missing``: the session has no such
-    source, or nothing usable came from it.
-    """
-
-    PRESENT = "present"
-    SILENT = "silent"
-    IDLE = "idle"
-    STALLED = "stalled"
-    PARTIAL = "partial"
-    LATE = "late"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +68,14 @@ class ModalityReport:
     """What one modality gave to the window, and what the model made of it.
 
     Fields:
-        state: see `ModalityState`.
+        state: see `State`.
         reason: why the state is not ``present``, in a few words; None where nothing is to be said.
         coverage: share of the modality's context that held data, 0..1.
         age_ns: window end less the capture instant of the newest sample used; None if none was.
         contributions: head name -> (C,) additive contribution to that head's logits.
     """
 
-    state: ModalityState
+    state: State
     reason: str | None = None
     coverage: float = 0.0
     age_ns: int | None = None
@@ -311,7 +294,7 @@ def _read(document: dict[str, Any]) -> Prediction:
 
 def _read_report(report: dict[str, Any]) -> ModalityReport:
     return ModalityReport(
-        state=ModalityState(report["state"]),
+        state=State(report["state"]),
         reason=None if report["reason"] is None else _text(report, "reason"),
         coverage=float(report["coverage"]),
         age_ns=None if report["age_ns"] is None else _integer(report, "age_ns"),

@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from counterpoint.engine.background import background
 from counterpoint.engine.redis_client import (
     Backoff,
     RedisLostError,
@@ -219,22 +220,12 @@ async def embedded_redis(
     """
     with _private_directory() as directory:
         server = EmbeddedRedis(directory, port, runtime)
-        failure: Exception | None = None
         try:
             await server.start()
-            async with asyncio.TaskGroup() as group:
-                keeper = runtime.spawn(group, "embedded-redis", server.supervise())
-                try:
-                    yield server
-                except Exception as error:  # noqa: BLE001 - raised below, outside of the group
-                    failure = error
-                finally:
-                    keeper.cancel()
+            async with background(runtime, "embedded-redis", server.supervise()):
+                yield server
         finally:
             await server.stop()
-        # Here, since the group would wrap it: the body's errors are the body's.
-        if failure is not None:
-            raise failure
 
 
 @asynccontextmanager

@@ -11,20 +11,21 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from counterpoint.engine.prediction import ModalityReport, ModalityState, Prediction
+from counterpoint.engine.align import State
+from counterpoint.engine.prediction import ModalityReport, Prediction
 from counterpoint.engine.subscribe import Gap, StateChange, StateKind
 from counterpoint.streams.types import Modality
 
 BAR_CELLS = 24
 
 _STATE_STYLE = {
-    ModalityState.PRESENT: "green",
-    ModalityState.SILENT: "cyan",
-    ModalityState.PARTIAL: "yellow",
-    ModalityState.IDLE: "yellow",
-    ModalityState.LATE: "yellow",
-    ModalityState.STALLED: "red",
-    ModalityState.MISSING: "bright_black",
+    State.PRESENT: "green",
+    State.SILENT: "cyan",
+    State.PARTIAL: "yellow",
+    State.IDLE: "yellow",
+    State.LATE: "yellow",
+    State.STALLED: "red",
+    State.MISSING: "bright_black",
 }
 
 _LINK_KINDS = (StateKind.CONNECTED, StateKind.DISCONNECTED)

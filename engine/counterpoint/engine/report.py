@@ -10,7 +10,6 @@ from counterpoint.engine.encode import MODALITIES, Fused
 from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
-    ModalityState,
     Prediction,
     PredictionStatus,
     StageTimes,
@@ -92,7 +91,7 @@ class Reporter:
             heads=self._heads(fused),
             modalities={
                 modality: ModalityReport(
-                    state=ModalityState(fused.parts[modality].state.value),
+                    state=fused.parts[modality].state,
                     reason=fused.parts[modality].reason,
                     coverage=fused.parts[modality].coverage,
                     age_ns=fused.parts[modality].age_ns,

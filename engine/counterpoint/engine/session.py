@@ -151,7 +151,7 @@ class Session:
         self._work = WorkQueue(max_cells=MAX_CELLS)
         self._worker = worker
         self._lane = runtime.lane(f"inference-{worker}")
-        self._outbox: deque[Prediction] = deque()
+        self._outbox: deque[Prediction] = deque()  # at most OUTBOX_SIZE, see _publish
         self._outbox_changed = asyncio.Event()
         self._reporter = Reporter(
             session=name,

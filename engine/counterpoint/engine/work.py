@@ -49,7 +49,7 @@ class WorkQueue:
     """
 
     def __init__(self, *, max_cells: int) -> None:
-        self._cells: deque[Cell] = deque()
+        self._cells: deque[Cell] = deque()  # at most max_cells, see put_cell
         self._max_cells = max_cells
         self._due: Due | None = None
         self._skipped = 0

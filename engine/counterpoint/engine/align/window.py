@@ -119,7 +119,9 @@ class State(enum.StrEnum):
     ======== ======================================================= =========================
 
     The part of a context before the origin does not exist and counts for nothing. "No face" and
-    "no voice" are not for the aligner to see.
+    "no voice" are not for the aligner to see: a session makes them missing and silent. ``late``
+    (it had not arrived when the window was emitted, and does so afterwards) is what an amended
+    window will say; final windows never do.
     """
 
     PRESENT = "present"
@@ -127,6 +129,7 @@ class State(enum.StrEnum):
     IDLE = "idle"
     STALLED = "stalled"
     PARTIAL = "partial"
+    LATE = "late"
     MISSING = "missing"
 
 

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 
@@ -57,11 +56,8 @@ from tests.support.align_sessions import (
 
 
 def thorough(examples: int) -> settings:
-    """Random from run to run at a desk, always the same in CI."""
     return settings(
         max_examples=examples,
-        deadline=None,
-        derandomize="CI" in os.environ or os.environ.get("COUNTERPOINT_REQUIRE_ALL") == "1",
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 

@@ -166,7 +166,7 @@ def test_the_default_bundle_lies_within_the_package() -> None:
 # --- damage on disk --------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_bit_in_any_file_is_found_and_named(
     pristine: Bundle, data: st.DataObject
@@ -194,7 +194,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(
     assert "\n" not in message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_bit_in_the_manifest_is_refused_or_changes_the_digest(
     pristine: Bundle, data: st.DataObject

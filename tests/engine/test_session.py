@@ -64,7 +64,7 @@ def test_two_flat_out_runs_give_the_same_bytes(models: Models) -> None:
     ]
 
 
-@pytest.mark.parametrize("speed", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("speed", [0.1, 0.7, 1.0, 3.0])
 def test_replay_at_any_pace_gives_what_flat_out_replay_gives(models: Models, speed: float) -> None:
     flat = play(models, open_replay(GRID_CLIP, GRID_CHAT))
     runtime = VirtualRuntime()
@@ -137,6 +137,21 @@ def test_a_file_that_breaks_off_ends_its_modality_and_the_windows_go_on(
     assert last.coverage < 1.0
     assert last.reason is not None
     assert "ended" in last.reason
+
+
+@pytest.mark.parametrize("speed", [0.3, 1.0, 4.0])
+def test_a_file_that_breaks_off_plays_out_at_the_pace_of_the_session(
+    models: Models, tmp_path: Path, speed: float
+) -> None:
+    broken = truncate(write_media(tmp_path / "whole.mkv", seconds=4.0), 0.4)
+    flat = play(models, open_replay(broken))
+    runtime = VirtualRuntime()
+    paced = runtime.run(play_async(models, open_replay(broken), runtime, speed=speed))
+    assert paced.summary.skipped == 0
+    assert [stable_json(p) for p in paced.predictions] == [stable_json(p) for p in flat.predictions]
+    for prediction in paced.predictions:
+        late_ns = prediction.emitted_wall_ns - prediction.end_wall_ns
+        assert 0 <= late_ns <= 250_000_000
 
 
 def test_slow_models_skip_windows_and_say_so(models: Models) -> None:

@@ -49,6 +49,7 @@ def make_fusion() -> LateFusion:
     ).eval()
     for combine in (fusion.sentiment, fusion.emotion):
         nn.init.normal_(combine.prior)
+        nn.init.normal_(combine.unheard)
     return fusion
 
 
@@ -124,15 +125,19 @@ def test_an_absent_modality_adds_nothing_whatever_its_tensor_holds(
 
 
 @torch.inference_mode()
-def test_contributions_and_prior_sum_to_the_logits() -> None:
+def test_contributions_and_bias_sum_to_the_logits() -> None:
     fusion = make_fusion()
     states = [[1, 1, 1], [1, 0, 2], [0, 0, 0], [0, 1, 0]]
     sentiment, sentiment_parts, emotion, emotion_parts = fusion(**fusion_inputs(states))
     assert sentiment_parts.shape == (4, 3, 3)
     assert emotion_parts.shape == (4, 3, 7)
-    torch.testing.assert_close(emotion_parts.sum(dim=1) + fusion.emotion.prior, emotion)
-    torch.testing.assert_close(sentiment_parts.sum(dim=1) + fusion.sentiment.prior, sentiment)
-    torch.testing.assert_close(emotion[2], fusion.emotion.prior)  # nothing there: the prior
+    for parts, combine, logits in (
+        (emotion_parts, fusion.emotion, emotion),
+        (sentiment_parts, fusion.sentiment, sentiment),
+    ):
+        heard = [0, 1, 3]
+        torch.testing.assert_close(parts.sum(dim=1)[heard] + combine.prior, logits[heard])
+        torch.testing.assert_close(logits[2], combine.unheard)
 
 
 @torch.inference_mode()

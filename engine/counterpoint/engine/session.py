@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -255,15 +256,23 @@ class Session:
                 break
         if self._errors and self._duration_ns is not None:
             self._end_ns = max(self._end_ns, self._duration_ns)
+        await self._play_out()
         await self._hand_over(self._aligner.finish(self._end_ns))
         self._work.close()
+
+    async def _play_out(self) -> None:
+        """What has no source any more still takes its time, so that no window has to be skipped."""
+        if self._speed is None:
+            return
+        while (wake_ns := self._aligner.next_wake_ns()) is not None and wake_ns <= self._end_ns:
+            await self._runtime.sleep_until(self._clock_ns(wake_ns))
+            await self._hand_over(self._aligner.advance(self._session_ns()))
 
     async def _next_batch(self) -> list[tuple[int, Item]]:
         wake_ns = self._aligner.next_wake_ns()
         if self._speed is None or wake_ns is None:
             return await self._mailbox.get()
-        wake_at = self._origin_ns + int(wake_ns / self._speed)
-        timer = self._runtime.call_at(wake_at, self._mailbox.wake)
+        timer = self._runtime.call_at(self._clock_ns(wake_ns), self._mailbox.wake)
         try:
             return await self._mailbox.get()
         finally:
@@ -368,6 +377,12 @@ class Session:
         """Session time of a paced session, now."""
         assert self._speed is not None
         return int((self._runtime.now_ns() - self._origin_ns) * self._speed)
+
+    def _clock_ns(self, session_ns: int) -> int:
+        """The runtime's instant by which a paced session has reached ``session_ns``."""
+        assert self._speed is not None
+        # One more, so that rounding the product back never falls short of it.
+        return self._origin_ns + math.ceil(session_ns / self._speed) + 1
 
     def _wall_ns(self, session_ns: int) -> int:
         return self._origin_wall_ns + int(session_ns / (self._speed or 1.0))

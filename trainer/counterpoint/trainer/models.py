@@ -229,15 +229,21 @@ class Combine(nn.Module):
 
     Present modalities are taken as independent given the class (naive Bayes): each adds its
     centred, weighted logits less the log prior that they already contain, and the bias adds the
-    prior once. So one modality alone keeps its own answer, none at all gives the prior, and what
-    is missing or silent adds nothing. The two states have one effect because no data here tells
-    them apart.
+    prior once. So one modality alone keeps its own answer, and what is missing or silent adds
+    nothing. The two states have one effect because no data here tells them apart.
+
+    The prior is learned where several modalities are heard, and takes up whatever their evidence
+    has in common there: it is no answer by itself. With nothing heard the bias is ``unheard``,
+    the log of the classes' shares in the data.
     """
+
+    unheard: Tensor
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.raw_weight = nn.Parameter(torch.full((3,), 0.5413))  # softplus gives 1
         self.prior = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("unheard", torch.zeros(classes))
 
     @property
     def weight(self) -> Tensor:
@@ -251,7 +257,9 @@ class Combine(nn.Module):
         # `where`, not a product: an absent modality's logits may be anything.
         there = state.unsqueeze(2) == 1
         contributions = torch.where(there, evidence, torch.zeros_like(evidence))
-        return self.prior + contributions.sum(dim=1), contributions
+        heard = there.to(logits.dtype).sum(dim=1) > 0
+        bias = torch.where(heard, self.prior, self.unheard)
+        return bias + contributions.sum(dim=1), contributions
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

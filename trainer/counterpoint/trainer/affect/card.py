@@ -19,7 +19,7 @@ LICENCE_NOTICE = (
 MISSING_POLICY = (
     "A modality that is missing or silent is a state and a mask, never zeros that stand for data: "
     "it adds nothing to the logits. Any subset gives a prediction, calibrated by a temperature of "
-    "its own; with none present it is the learned prior."
+    "its own; with none present it is the shares of the classes in the calibration data."
 )
 
 _HEADLINE = (

@@ -153,6 +153,11 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
+    with torch.no_grad():
+        fusion.emotion.unheard.copy_(
+            _log_shares([F.one_hot(pool.emotion, CLASSES).float() for pool in halves[0]])
+        )
+        fusion.sentiment.unheard.copy_(_log_shares([pool.sentiment for pool in halves[0]]))
     with record.timed("fit temperatures"):
         temperatures: dict[str, dict[str, float]] = {"sentiment": {}, "emotion": {}}
         table: dict[str, dict[str, float]] = {}
@@ -183,6 +188,11 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         },
     }
     record.finish()
+
+
+def _log_shares(targets: list[Tensor]) -> Tensor:
+    """(C,) log of the mean over the pools of their mean target shares (N, C)."""
+    return torch.log(torch.stack([rows.mean(dim=0) for rows in targets]).mean(dim=0))
 
 
 def sentiment_of(

@@ -98,6 +98,7 @@ def test_nothing_heard_gives_the_prior_and_says_so(models: Models, tmp_path: Pat
     first, second = played.predictions[:2]
     assert first.modalities[Modality.CHAT].state is State.SILENT
     assert first.heads == second.heads
+    assert first.heads["emotion"].top[0] == "neutral"
     for report in first.modalities.values():
         assert not any(any(values) for values in report.contributions.values())
 

@@ -8,6 +8,7 @@ async with Engine.open(config) as engine:
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -23,7 +24,7 @@ from counterpoint.engine.encode import Models
 from counterpoint.engine.publish import Publisher
 from counterpoint.engine.redis_client import connector
 from counterpoint.engine.redis_server import resolve_redis
-from counterpoint.engine.session import Session
+from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources
 from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.runtime import Runtime, SystemRuntime
@@ -143,15 +144,24 @@ class Engine:
             worker=next(self._workers),
         )
         self.publisher.session_started(name)
-        reason = "stopped"
+        running: asyncio.Task[Summary] | None = None
         try:
             async with background(self.runtime, f"session/{name}", session.run()) as running:
                 yield session
                 if session.finished:
                     await running
-                    reason = "done"
-        except CounterpointError as error:
-            reason = str(error)
-            raise
         finally:
-            self.publisher.session_ended(name, reason)
+            self.publisher.session_ended(name, _why_ended(running))
+
+
+def _why_ended(running: asyncio.Task[Summary] | None) -> str:
+    """What subscribers are told: ``done``, ``stopped`` (it was left early), or what failed."""
+    if running is None or not running.done() or running.cancelled():
+        return "stopped"
+    match running.exception():
+        case None:
+            return "done"
+        case CounterpointError() as error:
+            return str(error)
+        case error:
+            return f"internal error: {error!r}"

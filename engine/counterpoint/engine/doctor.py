@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from counterpoint.engine.bundle import default_bundle_path, load_bundle
+from counterpoint.engine.bundle import default_bundle_path
 from counterpoint.engine.device import open_device
-from counterpoint.engine.golden import check_golden
+from counterpoint.engine.golden import verify_bundle
 from counterpoint.engine.redis_server import find_server_binary
 from counterpoint.streams.errors import CounterpointError
 
@@ -124,15 +124,11 @@ def _gpu() -> Check:
 
 
 def _bundle(path: Path | None, choice: str) -> Check:
-    bundle = load_bundle(path or default_bundle_path())
-    device = open_device(choice)
-    try:
-        results = check_golden(bundle, device)
-    finally:
-        device.close()
+    verified = verify_bundle(path or default_bundle_path(), choice)
+    bundle = verified.bundle
     return Check(
         name="bundle",
         status="ok",
-        detail=f"{bundle.manifest.id} {bundle.digest[:12]}: {len(results)} graphs give their "
-        f"golden outputs on {device.name}",
+        detail=f"{bundle.manifest.id} {bundle.digest[:12]}: {len(verified.results)} graphs give "
+        f"their golden outputs on {verified.device}",
     )

@@ -128,7 +128,6 @@ class SessionEncoder:
         self._models = models
         modalities = manifest.modalities
         self._video, self._audio, self._chat = modalities.video, modalities.audio, modalities.chat
-        self._hop_ns = manifest.hop_ns
         self._faces = FaceTracker()
         self._log_mel = LogMelHop(modalities.audio, hop_ns=manifest.hop_ns)
         self._voice = VoiceActivity(models.graphs["vad"])
@@ -141,10 +140,10 @@ class SessionEncoder:
         slack = 16
         self._faces_of: _Ring[Float32Array | None] = _Ring(self._video_cells + slack)
         self._hop_of: _Ring[_Hop] = _Ring(self._audio_cells + slack)
-        self._line_of: _Ring[Float32Array] = _Ring(4 * modalities.chat.max_lines + slack)
+        self._line_of: _Ring[Float32Array | None] = _Ring(4 * modalities.chat.max_lines + slack)
         # Widths of the embeddings, as the fusion graph takes them.
         self._width = {
-            tensor.name: int(tensor.shape[-1]) for tensor in models.graphs["fusion"].spec.inputs
+            name: models.bundle.width("fusion", name) for name in ("vision", "audio", "text")
         }
         self._counts = dict.fromkeys(("faces", "frames", "hops", "lines", "windows"), 0)
         self.stages = StageClock(clock)
@@ -170,19 +169,16 @@ class SessionEncoder:
             return
         if self._last_frame is None or self._last_frame[0] != cell.frame.sequence:
             started = self.stages.now_ns()
-            embedding: Float32Array | None = None
             self._counts["frames"] += 1
-            rectangle = self._faces.update(cell.frame)
-            if rectangle is not None:
-                face = face_input(cell.frame, rectangle, self._video)
-                started = self.stages.add("face", started)
-                embedding = self._models.graphs["vision"].run({"faces": face[None, None]})[
-                    "embedding"
-                ][0]
+            where = self._faces.update(cell.frame)
+            face = None if where is None else face_input(cell.frame, where, self._video)
+            started = self.stages.add("face", started)
+            embedding: Float32Array | None = None
+            if face is not None:
+                outputs = self._models.graphs["vision"].run({"faces": face[None, None]})
+                embedding = outputs["embedding"][0]
                 self._counts["faces"] += 1
                 self.stages.add("vision", started)
-            else:
-                self.stages.add("face", started)
             self._last_frame = (cell.frame.sequence, embedding)
         self._faces_of.put(cell.index, self._last_frame[1])
 
@@ -220,9 +216,13 @@ class SessionEncoder:
     def fuse(self, window: Window) -> Fused:
         """Gather a window's embeddings with their masks and run the fusion graph."""
         started = self.stages.now_ns()
-        faces, faces_mask = self._gather_video(window)
+        faces, faces_mask = _gather(
+            self._faces_of, window.video_cells, self._video_cells, self._width["vision"]
+        )
         hops, hops_mask, voiced = self._gather_audio(window)
-        lines, lines_mask = self._gather_chat(window)
+        lines, lines_mask = _gather(
+            self._line_of, window.chat_lines, self._chat.max_lines, self._width["text"]
+        )
         parts = dict(window.parts)
         if not faces_mask.any():
             parts[Modality.VIDEO] = _without(parts[Modality.VIDEO], State.MISSING, "no face")
@@ -240,11 +240,12 @@ class SessionEncoder:
         outputs = self._models.graphs["fusion"].run(
             {
                 "vision": faces[None],
-                "vision_mask": faces_mask[None] * np.float32(heard[0]),
+                "vision_mask": faces_mask[None],
                 "audio": hops[None],
+                # Sound without a voice is there, but not for the model.
                 "audio_mask": hops_mask[None] * np.float32(heard[1]),
                 "text": lines[None],
-                "text_mask": lines_mask[None] * np.float32(heard[2]),
+                "text_mask": lines_mask[None],
                 "state": np.array([state], dtype=np.int64),
             }
         )
@@ -257,17 +258,6 @@ class SessionEncoder:
             parts=parts,
             mask="".join("1" if there else "0" for there in heard),
         )
-
-    def _gather_video(self, window: Window) -> tuple[Float32Array, Float32Array]:
-        width = self._width["vision"]
-        faces = np.zeros((self._video_cells, width), dtype=np.float32)
-        mask = np.zeros(self._video_cells, dtype=np.float32)
-        for row, index in _aligned_right(window.video_cells, self._video_cells):
-            embedding = self._faces_of.get(index)
-            if embedding is not None:
-                faces[row] = embedding
-                mask[row] = 1.0
-        return faces, mask
 
     def _gather_audio(self, window: Window) -> tuple[Float32Array, Float32Array, bool]:
         steps = self._audio.steps_per_hop
@@ -283,18 +273,6 @@ class SessionEncoder:
                 voiced = voiced or hop.voiced
         return hops.reshape(-1, width), mask.reshape(-1), voiced
 
-    def _gather_chat(self, window: Window) -> tuple[Float32Array, Float32Array]:
-        rows = self._chat.max_lines
-        width = self._width["text"]
-        lines = np.zeros((rows, width), dtype=np.float32)
-        mask = np.zeros(rows, dtype=np.float32)
-        for row, sequence in _aligned_right(window.chat_lines, rows):
-            embedding = self._line_of.get(sequence)
-            if embedding is not None:
-                lines[row] = embedding
-                mask[row] = 1.0
-        return lines, mask
-
 
 def _without(part: Part, state: State, reason: str) -> Part:
     """The part with nothing usable in it; what the aligner found missing keeps its own reason."""
@@ -307,6 +285,20 @@ def _aligned_right(indices: range | tuple[int, ...], rows: int) -> Iterable[tupl
     """Pairs (row, index), the newest index in the last row."""
     kept = indices[-rows:]
     return zip(range(rows - len(kept), rows), kept, strict=True)
+
+
+def _gather(
+    ring: _Ring[Float32Array | None], indices: range | tuple[int, ...], rows: int, width: int
+) -> tuple[Float32Array, Float32Array]:
+    """The embeddings that are there (rows, width), newest last, and their mask (rows,)."""
+    gathered = np.zeros((rows, width), dtype=np.float32)
+    mask = np.zeros(rows, dtype=np.float32)
+    for row, index in _aligned_right(indices, rows):
+        embedding = ring.get(index)
+        if embedding is not None:
+            gathered[row] = embedding
+            mask[row] = 1.0
+    return gathered, mask
 
 
 class _Ring(Generic[T]):

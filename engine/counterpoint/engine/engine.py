@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,8 +27,6 @@ from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources
 from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.runtime import Runtime, SystemRuntime
-
-log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT_S = 5.0
 """How long a closing engine waits for Redis to take what is left."""
@@ -108,9 +105,7 @@ class Engine:
                     try:
                         yield engine
                     finally:
-                        left = await publisher.drain(DRAIN_TIMEOUT_S)
-                        if left:
-                            log.warning("%d predictions could not be sent to Redis", left)
+                        await publisher.drain(DRAIN_TIMEOUT_S)
         finally:
             device.close()
 

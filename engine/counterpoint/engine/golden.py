@@ -10,13 +10,14 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from counterpoint.engine.bundle import Bundle
-from counterpoint.engine.device import Device
+from counterpoint.engine.bundle import Bundle, load_bundle
+from counterpoint.engine.device import Device, open_device
 from counterpoint.engine.graphs import GraphSpec, Tolerance, check_arrays
 from counterpoint.engine.manifest import BundleError
 
@@ -96,6 +97,37 @@ def check_golden(bundle: Bundle, device: Device) -> list[GoldenResult]:
                 "this bundle must not be run on this device"
             )
     return results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A bundle that is unchanged and whose graphs give their golden outputs.
+
+    Fields:
+        bundle: the bundle.
+        results: one for each graph.
+        device: name of the device that ran them.
+    """
+
+    bundle: Bundle
+    results: list[GoldenResult]
+    device: str
+
+
+def verify_bundle(path: Path, device: str) -> Verified:
+    """Check every hash of the bundle at ``path`` and every graph on the device asked for.
+
+    Raises:
+        BundleError: it is incomplete or changed, or a graph gives other outputs.
+        UnavailableError: there is no such device here.
+    """
+    bundle = load_bundle(path)
+    opened = open_device(device)
+    try:
+        results = check_golden(bundle, opened)
+    finally:
+        opened.close()
+    return Verified(bundle=bundle, results=results, device=opened.name)
 
 
 def _read_golden(bundle: Bundle, role: str, spec: GraphSpec) -> tuple[_Arrays, _Arrays]:

@@ -115,7 +115,7 @@ class Outbox:
         self.capacity = capacity
         # One place at least is not in flight, so that there is always something to drop.
         self._batch_size = min(BATCH_SIZE, capacity - 1)
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[Entry] = deque()  # at most queue_size
         self.in_flight: list[Entry] = []
         self.dropped: Counter[str] = Counter()
         self.peak = 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -135,35 +136,31 @@ class _RedisLink:
         self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
 
     async def open(self) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
-        except TimeoutError as error:
-            await self.close()
-            raise RedisTimeoutError(f"no answer within {self._timeout_s:g} s") from error
-        except (RedisError, OSError) as error:
-            await self.close()
-            raise RedisLostError(_one_line(error)) from error
-        except BaseException:
-            await self.close()
-            raise
+        async with self._bounded(self._timeout_s):
+            await self._connection.connect()  # type: ignore[no-untyped-call]
 
     async def execute(self, commands: Sequence[Command], *, block_s: float = 0.0) -> list[Any]:
         connection = self._connection
-        timeout_s = self._timeout_s + block_s
         if not connection.is_connected:
             raise RedisLostError("not connected")
         replies: list[Any] = []
+        async with self._bounded(self._timeout_s + block_s):
+            await connection.send_packed_command(
+                connection.pack_commands(commands), check_health=False
+            )
+            while len(replies) < len(commands):
+                try:
+                    replies.append(await connection.read_response(disconnect_on_error=False))
+                except ResponseError as error:
+                    replies.append(_error_reply(error))
+        return replies
+
+    @asynccontextmanager
+    async def _bounded(self, timeout_s: float) -> AsyncIterator[None]:
+        """Contact with Redis: bounded in time, its errors ours, no connection left half-way."""
         try:
             async with asyncio.timeout(timeout_s):
-                await connection.send_packed_command(
-                    connection.pack_commands(commands), check_health=False
-                )
-                while len(replies) < len(commands):
-                    try:
-                        replies.append(await connection.read_response(disconnect_on_error=False))
-                    except ResponseError as error:
-                        replies.append(_error_reply(error))
+                yield
         except TimeoutError as error:
             await self.close()
             raise RedisTimeoutError(f"no answer within {timeout_s:g} s") from error
@@ -174,7 +171,6 @@ class _RedisLink:
             # Cancelled half-way: replies may still come, so the connection cannot be used again.
             await self.close()
             raise
-        return replies
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)

@@ -139,7 +139,9 @@ class StreamReader:
             except ValueError as error:
                 raise UsageError(f"since: {error}, and neither start nor now") from error
         self._given: OrderedDict[tuple[str, StreamId], None] = OrderedDict()
-        self._events: deque[_SessionEvent] = deque()
+        self._events: deque[_SessionEvent] = (
+            deque()
+        )  # of one session, from a stream of bounded length
         self._begun = False
         self._last: Prediction | None = None
         self._ended = False

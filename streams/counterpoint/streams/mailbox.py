@@ -96,7 +96,7 @@ class Mailbox:
         self._closed = False
         self._woken = False
         self._consumer: asyncio.Future[None] | None = None
-        self._producers: deque[asyncio.Future[None]] = deque()
+        self._producers: deque[asyncio.Future[None]] = deque()  # one for each that waits
 
     # -- in ------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class _Part:
     def __init__(self, index: int, source: Source) -> None:
         self.index = index
         self.source = source
-        self.pending: deque[tuple[int, Item]] = deque()
+        self.pending: deque[tuple[int, Item]] = deque()  # of one step
         self.next_wake_ns: int | None = 0
         self.open = OpenModalities(source.modalities)
 

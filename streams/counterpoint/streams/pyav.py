@@ -105,7 +105,7 @@ class MediaTrack:
         self._broken: str | None = None
         self._last_is_torn = False  # the last packet of the stream is only partly there
         self._sequence = 0
-        self._ready: deque[tuple[int, Item]] = deque()
+        self._ready: deque[tuple[int, Item]] = deque()  # of one decoded frame
         self._ended = False
         self._frames = self._decode()
         self._first = next(self._frames, None)

@@ -12,8 +12,7 @@ from rich.table import Table
 from counterpoint.engine import doctor as machine
 from counterpoint.engine.bundle import default_bundle_path, describe, load_bundle, shipped_bundles
 from counterpoint.engine.cli.common import config_of, print_line, wants_json
-from counterpoint.engine.device import open_device
-from counterpoint.engine.golden import check_golden
+from counterpoint.engine.golden import verify_bundle
 
 
 def _bundle_of(args: argparse.Namespace) -> Path:
@@ -67,23 +66,16 @@ def inspect(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     path = _bundle_of(args)
-    bundle = load_bundle(path)
-    device = open_device(args.device or "auto")
-    try:
-        results = check_golden(bundle, device)
-    finally:
-        device.close()
+    verified = verify_bundle(path, args.device or "auto")
+    bundle = verified.bundle
     if args.json:
-        print_line(
-            json.dumps(
-                {"path": str(path), "digest": bundle.digest, "graphs": [r.role for r in results]}
-            )
-        )
+        graphs = [result.role for result in verified.results]
+        print_line(json.dumps({"path": str(path), "digest": bundle.digest, "graphs": graphs}))
     else:
         print_line(
             f"{bundle.manifest.id} {bundle.digest[:12]}: "
             f"{len(bundle.manifest.files)} files unchanged, "
-            f"{len(results)} graphs give their golden outputs on {device.name}"
+            f"{len(verified.results)} graphs give their golden outputs on {verified.device}"
         )
     return 0
 

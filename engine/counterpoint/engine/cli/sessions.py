@@ -23,6 +23,7 @@ from counterpoint.engine.prediction import Prediction, to_json
 from counterpoint.engine.redis_client import check_reachable, predictions_key
 from counterpoint.engine.redis_server import embedded_with
 from counterpoint.engine.render import LiveTable, in_words
+from counterpoint.engine.session import Session
 from counterpoint.engine.sources import OpenSources, open_demo, open_replay, open_sources
 from counterpoint.engine.subscribe import Followed, StateChange, StateKind, Subscriber
 from counterpoint.streams.errors import FailedError, UnavailableError
@@ -32,13 +33,15 @@ log = logging.getLogger(__name__)
 
 
 def demo(args: argparse.Namespace) -> int:
-    return _play(args, open_demo, args.session, args.speed)
+    return _play(args, config_of(args), open_demo, args.session, args.speed)
 
 
 def run(args: argparse.Namespace) -> int:
-    section = config_of(args).session
+    config = config_of(args)
+    section = config.session
     return _play(
         args,
+        config,
         lambda: open_sources(
             video=args.video or section.video,
             audio=args.audio or section.audio,
@@ -51,44 +54,32 @@ def run(args: argparse.Namespace) -> int:
 
 def replay(args: argparse.Namespace) -> int:
     name = args.session or re.sub(r"[^A-Za-z0-9._-]+", "-", args.path.stem).strip("-._") or "replay"
-    return _play(args, lambda: open_replay(args.path, args.chat), name[:64], args.speed)
+    return _play(
+        args, config_of(args), lambda: open_replay(args.path, args.chat), name[:64], args.speed
+    )
 
 
 def _play(
     args: argparse.Namespace,
+    config: Config,
     open_: Callable[[], OpenSources],
     name: str,
     speed: float | None,
 ) -> int:
-    return _run_loop(_play_async(args, open_, name, speed))
+    return _run_loop(_play_async(wants_json(args), config, open_(), name, speed))
 
 
 async def _play_async(
-    args: argparse.Namespace,
-    open_: Callable[[], OpenSources],
-    name: str,
-    speed: float | None,
+    as_json: bool, config: Config, sources: OpenSources, name: str, speed: float | None
 ) -> int:
-    config = config_of(args)
-    sources = open_()
-    try:
-        async with (
-            Engine.open(config) as engine,
-            engine.session(name, sources, speed=speed) as session,
-        ):
-            log.info("publishing to %s", engine.redis_url)
-            if wants_json(args):
-                # In a lane: a pipe that nobody reads must not stop the session.
-                stdout = engine.runtime.lane("stdout")
-                async for prediction in session.predictions():
-                    await stdout.submit(partial(print_line, to_json(prediction)))
-            else:
-                with LiveTable(Console(), f"Counterpoint · {name}", paced=speed == 1.0) as table:
-                    table.note(f"in another terminal: {_subscribe_hint(name, config)}")
-                    async for prediction in session.predictions():
-                        table.show(prediction)
-    finally:
-        sources.source.close()
+    # Closed here only if no session comes to own them: one may leave a source that hangs open.
+    with contextlib.ExitStack() as unowned:
+        unowned.callback(sources.source.close)
+        async with Engine.open(config) as engine:
+            unowned.pop_all()
+            async with engine.session(name, sources, speed=speed) as session:
+                log.info("publishing to %s", engine.redis_url)
+                await _show(engine, session, as_json, paced=speed == 1.0)
     summary = session.summary()
     for reason, count in sources.drops().items():
         log.warning("%s: %d skipped", reason, count)
@@ -97,6 +88,20 @@ async def _play_async(
         said = "; ".join(f"{modality}: {error}" for modality, error in summary.errors.items())
         raise FailedError(f"session {name} went on to its end, but {said}")
     return 0
+
+
+async def _show(engine: Engine, session: Session, as_json: bool, *, paced: bool) -> None:
+    """Every prediction of a session: lines for a pipe, a table for a person."""
+    if as_json:
+        # In a lane: a pipe that nobody reads must not stop the session.
+        stdout = engine.runtime.lane("stdout")
+        async for prediction in session.predictions():
+            await stdout.submit(partial(print_line, to_json(prediction)))
+        return
+    with LiveTable(Console(), f"Counterpoint · {session.name}", paced=paced) as table:
+        table.note(f"in another terminal: {_subscribe_hint(session.name, engine.config)}")
+        async for prediction in session.predictions():
+            table.show(prediction)
 
 
 def _subscribe_hint(name: str, config: Config) -> str:

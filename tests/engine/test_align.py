@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -524,7 +525,7 @@ def test_strangers_and_other_rates_are_refused() -> None:
     ],
 )
 def test_a_specification_that_makes_no_sense_is_refused(
-    changes: dict[str, int], message: str
+    changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SPEC, **changes)

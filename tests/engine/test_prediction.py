@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from counterpoint.engine.align import State
+from counterpoint.engine.align import State, Status
 from counterpoint.engine.prediction import (
     VOLATILE_KEYS,
     HeadResult,
     ModalityReport,
     Prediction,
     PredictionFormatError,
-    PredictionStatus,
     StageTimes,
     from_json,
     stable_json,
@@ -66,7 +65,7 @@ predictions = st.builds(
     st.integers(1, 10**9),
     session=names,
     epoch=counts,
-    status=st.sampled_from(PredictionStatus),
+    status=st.sampled_from(Status),
     revision=counts,
     heads=st.dictionaries(names, head_results(), min_size=1, max_size=3),
     modalities=st.fixed_dictionaries(dict.fromkeys(Modality, reports)),
@@ -208,7 +207,7 @@ def test_what_is_no_prediction_is_named(text: str, says: str) -> None:
         ("window", True, "window must be an integer"),
         ("epoch", -1, "epoch must not be negative"),
         ("session", 5, "session must be a string"),
-        ("status", "perhaps", "'perhaps' is not a valid PredictionStatus"),
+        ("status", "perhaps", "'perhaps' is not a valid Status"),
         ("heads", [], "attribute"),
         ("heads", {"x": {"labels": ["a"], "probabilities": []}}, "1 labels do not fit 0"),
         ("heads", {"x": {"labels": [1], "probabilities": [1.0]}}, "labels must be strings"),

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 import pytest
 
-from counterpoint.engine.align import State
+from counterpoint.engine.align import State, Status
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.config import Config, ConfigError, QueueSection, TimeSection
 from counterpoint.engine.device import Arrays, Graph
 from counterpoint.engine.encode import Models
 from counterpoint.engine.graphs import GraphSpec
-from counterpoint.engine.prediction import PredictionStatus, stable_json
+from counterpoint.engine.prediction import stable_json
 from counterpoint.engine.sources import open_replay, open_sources
 from counterpoint.streams.errors import FailedError
 from counterpoint.streams.runtime import Lane
@@ -49,7 +49,7 @@ def test_a_three_second_clip_gives_one_final_prediction_a_hop_in_order(models: M
     played = play(models, open_replay(GRID_CLIP, GRID_CHAT))
     assert [p.window for p in played.predictions] == list(range(1, 13))
     assert [p.end_ns for p in played.predictions] == [k * HOP_NS for k in range(1, 13)]
-    assert {p.status for p in played.predictions} == {PredictionStatus.FINAL}
+    assert {p.status for p in played.predictions} == {Status.FINAL}
     assert played.offered == played.predictions
     for prediction in played.predictions:
         assert prediction.start_ns == max(0, prediction.end_ns - 10_000_000_000)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from counterpoint.engine.align import Status
 from counterpoint.engine.outbox import DROP_QUEUE_FULL
-from counterpoint.engine.prediction import Prediction, PredictionStatus, to_json
+from counterpoint.engine.prediction import Prediction, to_json
 from counterpoint.engine.publish import Publisher
 from counterpoint.engine.redis_client import EVENTS_KEY, connector, predictions_key
 from counterpoint.engine.subscribe import (
@@ -243,10 +244,10 @@ def test_revisions_and_epochs_and_a_session_begun_anew_are_no_gaps(server: Redis
     async def main() -> None:
         write(
             server,
-            make_prediction(1, status=PredictionStatus.PROVISIONAL),
+            make_prediction(1, status=Status.PROVISIONAL),
             make_prediction(1, revision=1),
             make_prediction(2),
-            make_prediction(1, status=PredictionStatus.AMENDED, revision=2),
+            make_prediction(1, status=Status.AMENDED, revision=2),
             make_prediction(3),
             make_prediction(9, epoch=1),
             make_prediction(10, epoch=1),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from counterpoint.engine.align import State
+from counterpoint.engine.align import State, Status
 from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
     Prediction,
-    PredictionStatus,
     StageTimes,
 )
 from counterpoint.streams.types import Modality
@@ -29,7 +28,7 @@ def make_prediction(window: int = 1, *, session: str = "demo", **changes: Any) -
         "start_wall_ns": ORIGIN_WALL_NS + end_ns - HOP_NS,
         "end_wall_ns": ORIGIN_WALL_NS + end_ns,
         "emitted_wall_ns": ORIGIN_WALL_NS + end_ns + 31_000_000,
-        "status": PredictionStatus.FINAL,
+        "status": Status.FINAL,
         "heads": {
             "sentiment": HeadResult(
                 labels=("negative", "neutral", "positive"),

@@ -7,14 +7,13 @@ text that `to_json` made, and two runs over the same input differ in `VOLATILE_K
 
 from __future__ import annotations
 
-import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from counterpoint.engine.align import State
+from counterpoint.engine.align import State, Status
 from counterpoint.streams.types import Modality
 
 SCHEMA_VERSION = 1
@@ -28,14 +27,6 @@ _NS_PER_MS = 1_000_000
 
 class PredictionFormatError(ValueError):
     """A document is not a prediction of a schema version that this release reads."""
-
-
-class PredictionStatus(enum.StrEnum):
-    """How settled a prediction is."""
-
-    PROVISIONAL = "provisional"
-    FINAL = "final"
-    AMENDED = "amended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +118,7 @@ class Prediction:
     start_wall_ns: int
     end_wall_ns: int
     emitted_wall_ns: int
-    status: PredictionStatus
+    status: Status
     revision: int = 0
     heads: Mapping[str, HeadResult]
     modalities: Mapping[Modality, ModalityReport]
@@ -272,7 +263,7 @@ def _read(document: dict[str, Any]) -> Prediction:
         start_wall_ns=_wall_ns(document["start_wall"]),
         end_wall_ns=_wall_ns(document["end_wall"]),
         emitted_wall_ns=_wall_ns(document["emitted_wall"]),
-        status=PredictionStatus(document["status"]),
+        status=Status(document["status"]),
         revision=_count(document, "revision"),
         heads={
             name: HeadResult(

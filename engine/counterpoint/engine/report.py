@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from counterpoint.engine.align import Status
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.encode import MODALITIES, Fused
@@ -11,7 +12,6 @@ from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
     Prediction,
-    PredictionStatus,
     StageTimes,
 )
 from counterpoint.engine.work import Due
@@ -87,7 +87,7 @@ class Reporter:
             start_wall_ns=self._wall_ns(start_ns),
             end_wall_ns=self._wall_ns(window.end_ns),
             emitted_wall_ns=emitted_wall_ns,
-            status=PredictionStatus.FINAL,
+            status=Status.FINAL,
             heads=self._heads(fused),
             modalities={
                 modality: ModalityReport(

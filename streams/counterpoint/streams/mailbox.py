@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from counterpoint.streams.types import Bound, DropCounter, Item, Modality, SourceEnded, modality_of
+from counterpoint.streams.types import (
+    Bound,
+    ClockUpdate,
+    DropCounter,
+    Item,
+    Modality,
+    SourceEnded,
+    modality_of,
+)
 
 # About a quarter of a second of pictures, and two to four seconds of sound.
 DEFAULT_CAPACITY: Mapping[Modality, int] = {
@@ -42,7 +50,7 @@ class MailboxStats:
         put: items handed in, dropped ones included.
         got: items taken out.
         dropped: items lost, by modality and reason.
-        superseded: bounds replaced by a newer bound of the same source before they were taken.
+        superseded: bounds and clock updates replaced by a newer one before they were taken.
         waiting: items in the box now, by modality (samples, bounds and ends).
         peak: the most samples that were ever in the box, by modality.
         capacity: the most samples that fit, by modality.
@@ -69,8 +77,9 @@ class Mailbox:
     """Items of one session between its sources and its loop. One consumer.
 
     Samples are bounded by modality; `SourceEnded` is never dropped (a source gives one for each
-    modality) and neither is a `Bound`, but `put` lets a newer bound of the same source and
-    modality take the place of one that still waits, since it says all that the older one said.
+    modality) and neither are `Bound` and `ClockUpdate`, but `put` lets a newer one of the same
+    source and modality take the place of one that still waits, since it says all that the older
+    one said.
 
     Args:
         capacity: the most samples of each modality that wait; what is left out has its default.
@@ -86,7 +95,8 @@ class Mailbox:
             m: deque(maxlen=size) for m, size in self._capacity.items()
         }
         self._control: dict[int, _Entry] = {}  # bounds and ends by order number
-        self._last_bound: dict[tuple[str, Modality], int] = {}  # -> order number in _control
+        # Kind, source, modality -> order number in _control, of what a newer one may replace.
+        self._last_told: dict[tuple[type, str, Modality], int] = {}
         self._order = 0
         self._put = 0
         self._got = 0
@@ -112,8 +122,8 @@ class Mailbox:
             if self._closed:
                 self._dropped[modality].add(DROPPED_CLOSED)
                 return
-            if isinstance(item, Bound):
-                older = self._last_bound.get((item.source, modality))
+            if isinstance(item, Bound | ClockUpdate):
+                older = self._last_told.get((type(item), item.source, modality))
                 if older is not None:
                     del self._control[older]
                     self._superseded += 1
@@ -223,17 +233,17 @@ class Mailbox:
     def _has_room(self, item: Item, modality: Modality) -> bool:
         if isinstance(item, SourceEnded):
             return True
-        if isinstance(item, Bound):
+        if isinstance(item, Bound | ClockUpdate):
             return len(self._control) < _MAX_BOUNDS
         return len(self._samples[modality]) < self._capacity[modality]
 
     def _append(self, arrived_ns: int, item: Item, modality: Modality) -> None:
         entry = _Entry(self._order, arrived_ns, item)
         self._order += 1
-        if isinstance(item, Bound | SourceEnded):
+        if isinstance(item, Bound | ClockUpdate | SourceEnded):
             self._control[entry.order] = entry
-            if isinstance(item, Bound):
-                self._last_bound[item.source, modality] = entry.order
+            if not isinstance(item, SourceEnded):
+                self._last_told[type(item), item.source, modality] = entry.order
             return
         samples = self._samples[modality]
         samples.append(entry)
@@ -244,7 +254,7 @@ class Mailbox:
         for samples in self._samples.values():
             samples.clear()
         self._control.clear()
-        self._last_bound.clear()
+        self._last_told.clear()
         self._got += len(entries)
         if entries:
             self._notify_producers()

@@ -28,6 +28,22 @@ class Modality(enum.StrEnum):
     CHAT = "chat"
 
 
+class Tier(enum.StrEnum):
+    """How a source's own time was mapped to the session timeline, the most trusted first.
+
+    media: a recording's own timestamps; capture: WebRTC ``abs-capture-time``; sr: RTCP Sender
+    Reports; device: the device's clock; server: a chat server's stamp whose offset was probed;
+    arrival: arrivals alone, so that the path's delay is not known.
+    """
+
+    MEDIA = "media"
+    CAPTURE = "capture"
+    REPORTS = "sr"
+    DEVICE = "device"
+    SERVER = "server"
+    ARRIVAL = "arrival"
+
+
 def _freeze(array: npt.NDArray[Any]) -> None:
     array.flags.writeable = False
 
@@ -151,8 +167,32 @@ class SourceEnded:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockUpdate:
+    """How a source's items are mapped to the session timeline from here on.
+
+    A source whose clock is never spoken of is a recording with exact timestamps.
+
+    Fields:
+        source, modality: whose clock.
+        t_ns: session time of the first item that it holds for.
+        tier: how time is mapped.
+        error_ns: bound on the error of ``t_ns`` of items, as far as it can be observed.
+        epoch: number of breaks so far (a step of the clock, a reconnection), from 0. Within an
+            epoch mapped time never goes back. One more than before says that items may now lie
+            before those that came earlier; after `SourceEnded` it says that the source is back.
+    """
+
+    source: str
+    modality: Modality
+    t_ns: int
+    tier: Tier
+    error_ns: int
+    epoch: int = 0
+
+
 Sample: TypeAlias = VideoFrame | AudioChunk | ChatLine
-Item: TypeAlias = Sample | Bound | SourceEnded
+Item: TypeAlias = Sample | Bound | ClockUpdate | SourceEnded
 
 
 def modality_of(item: Item) -> Modality:
@@ -164,7 +204,7 @@ def modality_of(item: Item) -> Modality:
             return Modality.AUDIO
         case ChatLine():
             return Modality.CHAT
-        case Bound() | SourceEnded():
+        case Bound() | ClockUpdate() | SourceEnded():
             return item.modality
 
 

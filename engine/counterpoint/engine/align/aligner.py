@@ -13,6 +13,7 @@ from counterpoint.streams.types import (
     AudioChunk,
     Bound,
     ChatLine,
+    ClockUpdate,
     Item,
     Modality,
     SourceEnded,
@@ -124,12 +125,12 @@ class Aligner:
             return
         self._chat.push(line, self._outputs)
 
-    def _push_progress(self, item: Bound | SourceEnded, now_ns: int) -> None:
+    def _push_progress(self, item: Bound | ClockUpdate | SourceEnded, now_ns: int) -> None:
         progress = self._source(item.modality, item.source)
         progress.last_arrival_ns = now_ns
         if isinstance(item, SourceEnded):
             progress.end(item.error)
-        elif not progress.ended:
+        elif isinstance(item, Bound) and not progress.ended:
             bound_ns = min(item.t_ns, now_ns + self._spec.max_ahead_ns)
             progress.bound_ns = max(progress.bound_ns, bound_ns)
         self._wake_ns = now_ns

@@ -13,6 +13,7 @@ from counterpoint.streams.types import (
     ChatLine,
     Float32Array,
     Modality,
+    Tier,
     VideoFrame,
 )
 
@@ -37,6 +38,10 @@ class AlignSpec:
             ``now - chat_delay_ns`` are taken to have arrived. Used for coverage and completeness
             of chat only; no window ever waits for chat.
         max_ahead_ns: what lies further ahead of its arrival is out of range.
+        lateness_ns: how long after its deadline a window is still amended by what comes late. 0:
+            never, a window is given once and is final.
+        required: the modalities for which a window waits, as far as the session has them. Chat
+            among them is waited for until its heartbeat has passed the window's end.
     """
 
     hop_ns: int = 250 * _MS
@@ -51,6 +56,8 @@ class AlignSpec:
     stalled_ns: int = 2_000 * _MS
     chat_delay_ns: int = 100 * _MS
     max_ahead_ns: int = 10_000 * _MS
+    lateness_ns: int = 0
+    required: frozenset[Modality] = frozenset({Modality.VIDEO, Modality.AUDIO})
 
     def __post_init__(self) -> None:
         for name in (
@@ -66,7 +73,7 @@ class AlignSpec:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("deadline_ns", "chat_delay_ns"):
+        for name in ("deadline_ns", "chat_delay_ns", "lateness_ns"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("video_context_ns", "audio_context_ns"):
@@ -93,6 +100,19 @@ class AlignSpec:
     def samples_per_hop(self) -> int:
         """Audio samples in one cell."""
         return self.hop_ns * self.audio_rate_hz // NS_PER_S
+
+
+class Status(enum.StrEnum):
+    """How settled a window is. Its outputs are numbered by ``revision``, from 0.
+
+    provisional: given at the deadline though a required modality was neither complete nor idle,
+    and only where there is an allowed lateness; a final follows. final: given once for each
+    window. amended: data came late, within the allowed lateness; given once it is over.
+    """
+
+    PROVISIONAL = "provisional"
+    FINAL = "final"
+    AMENDED = "amended"
 
 
 class State(enum.StrEnum):
@@ -147,6 +167,7 @@ class VideoCell:
 
     index: int
     frame: VideoFrame | None
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,6 +185,7 @@ class AudioCell:
     index: int
     samples: Float32Array
     valid: BoolArray
+    revision: int = 0
 
     def __repr__(self) -> str:
         return f"AudioCell({self.index}, {int(self.valid.sum())} of {len(self.valid)} valid)"
@@ -204,10 +226,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One final window. Every cell and line that it names was given before it.
+    """One window. Every cell and line that it names was given before it, as it is in the window.
 
     Fields:
-        index: 1, 2, 3, ...; none is left out.
+        index: 1, 2, 3, ...; none is left out. Later revisions of a window come between.
         end_ns: index * hop_ns. Content is strictly before it.
         video_cells, audio_cells: indices of the cells of the context, oldest first; shorter than
             the context near the origin, empty without a source. A cell may hold nothing.
@@ -216,7 +238,10 @@ class Window:
         emitted_ns: session instant at which the window was due and closed.
         complete: every source of video and audio was complete; False when the window was closed
             at the deadline or without an idle source.
-        epoch: epoch of the timeline.
+        epoch: breaks of the sources' clocks before the window was first given.
+        status, revision: see `Status`.
+        tier: the least trusted tier of video and audio (of chat where there is nothing else).
+        align_error_ns: sum of their stated errors: how far their content may lie apart.
     """
 
     index: int
@@ -228,6 +253,10 @@ class Window:
     emitted_ns: int
     complete: bool
     epoch: int = 0
+    status: Status = Status.FINAL
+    revision: int = 0
+    tier: Tier = Tier.MEDIA
+    align_error_ns: int = 0
 
 
 Output: TypeAlias = VideoCell | AudioCell | Line | Window

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from counterpoint.engine.encode import Models
+from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.render import BAR_CELLS, LiveTable, bar, in_words
 from counterpoint.engine.sources import open_replay

@@ -9,7 +9,7 @@ from pathlib import Path
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.config import Config
 from counterpoint.engine.device import open_device
-from counterpoint.engine.encode import Models
+from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.streams.errors import UsageError
+from counterpoint.streams.types import Modality
 
 NS_PER_MS = 1_000_000
 
@@ -53,6 +54,9 @@ class TimeSection:
         idle_ms: a source silent for this long is no longer waited for.
         stalled_ms: a source silent for this long is called stalled.
         chat_delay_ms: how late a chat line may arrive and still count for its instant.
+        lateness_ms: how long after its deadline a window is amended by what comes late; 0 never.
+        required: the modalities that a window waits for, with commas; the others are taken as
+            they are when it leaves. Empty: a window waits for nothing.
     """
 
     hop_ms: int = 0
@@ -60,17 +64,31 @@ class TimeSection:
     idle_ms: int = 150
     stalled_ms: int = 2_000
     chat_delay_ms: int = 100
+    lateness_ms: int = 0
+    required: str = "video,audio"
 
     def check(self) -> str | None:
         if self.hop_ms < 0:
             return f"hop_ms is 0 (the bundle's) or more, not {self.hop_ms}"
         if self.chat_delay_ms < 0:
             return f"chat_delay_ms is 0 or more, not {self.chat_delay_ms}"
+        if self.lateness_ms < 0:
+            return f"lateness_ms is 0 or more, not {self.lateness_ms}"
+        known = [modality.value for modality in Modality]
+        if unknown := [name for name in self._required_names() if name not in known]:
+            return f"required is any of {', '.join(known)}, with commas, not {unknown[0]!r}"
         if not 0 < self.idle_ms < self.stalled_ms:
             return f"0 < idle_ms < stalled_ms must hold, not {self.idle_ms} and {self.stalled_ms}"
         if self.deadline_ms <= 0:
             return f"deadline_ms must be positive, not {self.deadline_ms}"
         return None
+
+    def required_modalities(self) -> frozenset[Modality]:
+        """Those named by ``required``."""
+        return frozenset(Modality(name) for name in self._required_names())
+
+    def _required_names(self) -> list[str]:
+        return [name.strip() for name in self.required.split(",") if name.strip()]
 
     def stride(self, bundle_hop_ns: int) -> int:
         """Bundle hops from one window to the next.
@@ -148,6 +166,21 @@ class SessionSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PurposeSection:
+    """What the session may be used for.
+
+    Fields:
+        media: whether pictures, sound and words may be stored; if not, a recording keeps only
+            what the encoders made of them.
+    """
+
+    media: bool = True
+
+    def check(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All sections, resolved once and never changed while running."""
 
@@ -156,6 +189,7 @@ class Config:
     redis: RedisSection = field(default_factory=RedisSection)
     queues: QueueSection = field(default_factory=QueueSection)
     session: SessionSection = field(default_factory=SessionSection)
+    purpose: PurposeSection = field(default_factory=PurposeSection)
 
 
 def load_config(path: Path | None = None, sets: Iterable[str] = ()) -> Config:

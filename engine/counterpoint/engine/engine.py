@@ -19,12 +19,15 @@ from counterpoint.engine.background import background
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.engine.config import Config, load_config
 from counterpoint.engine.device import open_device
-from counterpoint.engine.encode import Models
+from counterpoint.engine.encode import Encoder
+from counterpoint.engine.models import Models
 from counterpoint.engine.publish import Publisher
 from counterpoint.engine.redis_client import connector
 from counterpoint.engine.redis_server import resolve_redis
 from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources
+from counterpoint.engine.tap import Tap
+from counterpoint.engine.work import Work
 from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.runtime import Runtime, SystemRuntime
 
@@ -111,7 +114,15 @@ class Engine:
 
     @asynccontextmanager
     async def session(
-        self, name: str, sources: OpenSources, *, speed: float | None = 1.0
+        self,
+        name: str,
+        sources: OpenSources,
+        *,
+        speed: float | None = 1.0,
+        exact: bool = False,
+        encoder: Encoder | None = None,
+        work: Work | None = None,
+        tap: Tap | None = None,
     ) -> AsyncIterator[Session]:
         """Run a session while the block lasts; leaving the block ends it.
 
@@ -122,6 +133,7 @@ class Engine:
             name: what subscribers call it.
             sources: as `sources.open_sources` gives them; closed when the session ends.
             speed: 1.0 is real time; None is flat out, losing nothing.
+            exact, encoder, work, tap: as `Session` takes them.
 
         Raises:
             CounterpointError: the session failed while it ran.
@@ -137,6 +149,10 @@ class Engine:
             speed=speed,
             duration_ns=sources.duration_ns,
             worker=next(self._workers),
+            exact=exact,
+            encoder=encoder,
+            work=work,
+            tap=tap,
         )
         self.publisher.session_started(name)
         running: asyncio.Task[Summary] | None = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from counterpoint.engine.align import Status
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.calibrate import probabilities
-from counterpoint.engine.encode import MODALITIES, Fused
+from counterpoint.engine.fuse import MODALITIES, Fused
 from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
@@ -26,8 +25,7 @@ class Reporter:
         session: its name.
         bundle: whose models were used.
         stride: bundle hops from one window to the next.
-        align_error_ns: bound on the error of alignment between modalities.
-        align_tier: how the sources' clocks were mapped.
+        placing_error_ns: how far sound may lie from the instant that its source stated.
         wall_ns: session time -> nanoseconds since the Unix epoch.
     """
 
@@ -37,15 +35,13 @@ class Reporter:
         session: str,
         bundle: Bundle,
         stride: int,
-        align_error_ns: int,
-        align_tier: str,
+        placing_error_ns: int,
         wall_ns: Callable[[int], int],
     ) -> None:
         self._session = session
         self._bundle = bundle
         self._stride = stride
-        self._align_error_ms = align_error_ns / 1e6
-        self._align_tier = align_tier
+        self._placing_error_ns = placing_error_ns
         self._wall_ns = wall_ns
         self._stated: dict[str, int] = {}
 
@@ -87,7 +83,8 @@ class Reporter:
             start_wall_ns=self._wall_ns(start_ns),
             end_wall_ns=self._wall_ns(window.end_ns),
             emitted_wall_ns=emitted_wall_ns,
-            status=Status.FINAL,
+            status=window.status,
+            revision=window.revision,
             heads=self._heads(fused),
             modalities={
                 modality: ModalityReport(
@@ -102,8 +99,8 @@ class Reporter:
                 )
                 for row, modality in enumerate(MODALITIES)
             },
-            align_error_ms=self._align_error_ms,
-            align_tier=self._align_tier,
+            align_error_ms=(window.align_error_ns + self._placing_error_ns) / 1e6,
+            align_tier=window.tier.value,
             skipped_windows=skipped,
             dropped=new,
             stages=StageTimes(ms=stages_ms),

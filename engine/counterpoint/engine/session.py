@@ -19,11 +19,14 @@ from typing import Protocol
 from counterpoint.engine.align import Aligner, AlignSpec, Counters, Output, Window
 from counterpoint.engine.background import unwrapped
 from counterpoint.engine.config import NS_PER_MS, Config
-from counterpoint.engine.encode import Counts, Fused, Models, SessionEncoder
+from counterpoint.engine.encode import Counts, Encoder, SessionEncoder
+from counterpoint.engine.fuse import Fused
+from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.preprocess.audio import CONTIGUOUS_TOLERANCE_NS, StreamResampler
 from counterpoint.engine.report import Reporter
-from counterpoint.engine.work import Batch, Due, WorkQueue
+from counterpoint.engine.tap import Tap
+from counterpoint.engine.work import Batch, Due, Work, WorkQueue
 from counterpoint.streams.errors import FailedError
 from counterpoint.streams.mailbox import Mailbox, MailboxStats
 from counterpoint.streams.pump import pump
@@ -59,7 +62,8 @@ class Summary:
     """What became of a session.
 
     Fields:
-        windows: predictions made.
+        windows: windows that got a prediction.
+        revisions: further predictions of such windows.
         skipped: windows that got none because the models could not keep up.
         errors: by modality, why its source broke off.
         counters: what the aligner did with every item.
@@ -70,6 +74,7 @@ class Summary:
     """
 
     windows: int
+    revisions: int
     skipped: int
     errors: Mapping[Modality, str]
     counters: Counters
@@ -94,7 +99,16 @@ def align_spec(config: Config, models: Models) -> AlignSpec:
         idle_ns=config.time.idle_ms * NS_PER_MS,
         stalled_ns=config.time.stalled_ms * NS_PER_MS,
         chat_delay_ns=config.time.chat_delay_ms * NS_PER_MS,
+        lateness_ns=config.time.lateness_ms * NS_PER_MS,
+        required=config.time.required_modalities(),
     )
+
+
+def unsettled_windows(spec: AlignSpec) -> int:
+    """How many windows at most may still be given again; so how far the encoders look back."""
+    if not spec.lateness_ns:
+        return 0
+    return -(-(spec.deadline_ns + spec.lateness_ns) // spec.hop_ns) + 1
 
 
 class Session:
@@ -112,6 +126,11 @@ class Session:
         duration_ns: how long the source says it lasts; windows go on to there if it breaks off.
         worker: which of the process's workers (a thread for its source, one for its models) it
             shares with other sessions.
+        exact: whatever the speed, items arrive when the source says, as flat out: for recordings
+            of a session.
+        encoder: in place of the bundle's encoders.
+        work: in place of what waits for the models.
+        tap: a recorder.
 
     Raises:
         ConfigError: the configured hop is no multiple of the bundle's.
@@ -130,6 +149,10 @@ class Session:
         speed: float | None = 1.0,
         duration_ns: int | None = None,
         worker: int = 0,
+        exact: bool = False,
+        encoder: Encoder | None = None,
+        work: Work | None = None,
+        tap: Tap | None = None,
     ) -> None:
         self.name = name
         self._source = source
@@ -139,8 +162,19 @@ class Session:
         self._speed = speed
         self._duration_ns = duration_ns
         self._stride = config.time.stride(models.bundle.manifest.hop_ns)
-        self._aligner = Aligner(align_spec(config, models), sources)
-        self._encoder = SessionEncoder(models, runtime.now_ns)
+        # Whether arrivals drive the session's time; else the clock does.
+        self._by_arrivals = exact or speed is None
+        self._exact = exact
+        self._tap = tap
+        spec = align_spec(config, models)
+        self._aligner = Aligner(spec, sources)
+        self._reached_ns = 0
+        self._encoder: Encoder = encoder or SessionEncoder(
+            models,
+            runtime.now_ns,
+            unsettled=unsettled_windows(spec),
+            keep_features=tap is not None and tap.wants_features,
+        )
         self._resampler = StreamResampler(models.bundle.manifest.modalities.audio.rate_hz)
         self._mailbox = Mailbox(
             {
@@ -149,7 +183,7 @@ class Session:
                 Modality.CHAT: config.queues.chat_lines,
             }
         )
-        self._work = WorkQueue(max_cells=MAX_CELLS)
+        self._work: Work = work or WorkQueue(max_cells=MAX_CELLS)
         self._worker = worker
         self._lane = runtime.lane(f"inference-{worker}")
         self._outbox: deque[Prediction] = deque()  # at most OUTBOX_SIZE, see _publish
@@ -159,8 +193,7 @@ class Session:
             bundle=models.bundle,
             stride=self._stride,
             # Sound that is this close to contiguous is taken as contiguous.
-            align_error_ns=CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0,
-            align_tier="media",
+            placing_error_ns=CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0,
             wall_ns=self._wall_ns,
         )
         self._origin_ns = 0
@@ -168,6 +201,7 @@ class Session:
         self._end_ns = 0
         self._errors: dict[Modality, str] = {}
         self._windows = 0
+        self._revisions = 0
         self._outbox_dropped = 0
         self._finished = False
 
@@ -218,6 +252,7 @@ class Session:
         counters = self._aligner.counters()
         return Summary(
             windows=self._windows,
+            revisions=self._revisions,
             skipped=self._work.skipped_total,
             errors=dict(self._errors),
             counters=counters,
@@ -237,6 +272,7 @@ class Session:
                 self._runtime,
                 speed=self._speed,
                 origin_ns=self._origin_ns,
+                exact=self._exact,
                 lane=f"replay-{self._worker}",
             )
         finally:
@@ -247,30 +283,39 @@ class Session:
             batch = await self._next_batch()
             for arrived_ns, item in batch:
                 # Strictly before this arrival: items that share an instant belong together.
-                await self._hand_over(self._aligner.advance(arrived_ns - 1))
+                await self._advance(arrived_ns - 1)
+                self._reached_ns = max(self._reached_ns, arrived_ns)
+                if self._tap is not None:
+                    self._tap.arrived(self._reached_ns, item)
                 for prepared in self._prepare(item):
-                    self._aligner.push(prepared, arrived_ns)
-            if self._speed is not None:
-                await self._hand_over(self._aligner.advance(self._session_ns()))
+                    self._aligner.push(prepared, self._reached_ns)
+            if not self._by_arrivals:
+                await self._advance(self._session_ns())
             if not batch and self._mailbox.closed:
                 break
         if self._errors and self._duration_ns is not None:
             self._end_ns = max(self._end_ns, self._duration_ns)
         await self._play_out()
+        if self._tap is not None:
+            self._tap.finished(self._end_ns)
         await self._hand_over(self._aligner.finish(self._end_ns))
         self._work.close()
 
     async def _play_out(self) -> None:
         """What has no source any more still takes its time, so that no window has to be skipped."""
-        if self._speed is None:
+        if self._by_arrivals:
             return
         while (wake_ns := self._aligner.next_wake_ns()) is not None and wake_ns <= self._end_ns:
             await self._runtime.sleep_until(self._clock_ns(wake_ns))
-            await self._hand_over(self._aligner.advance(self._session_ns()))
+            await self._advance(self._session_ns())
+
+    async def _advance(self, now_ns: int) -> None:
+        self._reached_ns = max(self._reached_ns, now_ns)
+        await self._hand_over(self._aligner.advance(now_ns))
 
     async def _next_batch(self) -> list[tuple[int, Item]]:
         wake_ns = self._aligner.next_wake_ns()
-        if self._speed is None or wake_ns is None:
+        if self._by_arrivals or wake_ns is None:
             return await self._mailbox.get()
         timer = self._runtime.call_at(self._clock_ns(wake_ns), self._mailbox.wake)
         try:
@@ -293,7 +338,7 @@ class Session:
 
     async def _hand_over(self, outputs: list[Output]) -> None:
         for output in outputs:
-            if self._speed is None:
+            if self._by_arrivals:
                 await self._work.room()
             if not isinstance(output, Window):
                 self._work.put_cell(output)
@@ -309,9 +354,15 @@ class Session:
     async def _infer(self) -> None:
         while (batch := await self._work.take()) is not None:
             started_ns = self._runtime.now_ns()
+            counters = self._aligner.counters() if batch.due is None else batch.due.counters
+            lost = self._lost(counters) if batch.lost is None else batch.lost
+            if self._tap is not None:
+                self._tap.batch(batch, lost)
             fused = await self._compute(batch)
+            if self._tap is not None and self._tap.wants_features:
+                self._tap.encoded(self._encoder.take_features())
             if batch.due is not None and fused is not None:
-                await self._publish(batch, batch.due, fused, started_ns)
+                await self._publish(batch, batch.due, fused, lost, started_ns)
 
     async def _compute(self, batch: Batch) -> Fused | None:
         def compute() -> Fused | None:
@@ -329,13 +380,15 @@ class Session:
 
     # -- a window becomes a prediction ---------------------------------------------------------
 
-    async def _publish(self, batch: Batch, due: Due, fused: Fused, started_ns: int) -> None:
+    async def _publish(
+        self, batch: Batch, due: Due, fused: Fused, lost: Mapping[str, int], started_ns: int
+    ) -> None:
         now_ns = self._runtime.now_ns()
         prediction = self._reporter.report(
             due,
             fused,
             skipped=batch.skipped,
-            lost=self._lost(due.counters),
+            lost=lost,
             stages_ms={
                 "align": (due.window.emitted_ns - due.window.end_ns) / 1e6,
                 "wait": (started_ns - due.ready_ns) / 1e6,
@@ -344,9 +397,14 @@ class Session:
             },
             emitted_wall_ns=self._runtime.wall_ns(),
         )
-        self._windows += 1
+        if due.window.revision:
+            self._revisions += 1
+        else:
+            self._windows += 1
+        if self._tap is not None:
+            self._tap.predicted(prediction)
         self._sink.offer(prediction)
-        if self._speed is None:
+        if self._by_arrivals:
             await self._sink.wait_room()
             while len(self._outbox) >= OUTBOX_SIZE:
                 self._outbox_changed.clear()

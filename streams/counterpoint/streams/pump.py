@@ -27,6 +27,7 @@ async def pump(
     *,
     speed: float | None,
     origin_ns: int,
+    exact: bool = False,
     lane: str = "replay",
     look_ahead_ns: int = LOOK_AHEAD_NS,
     step_timeout_s: float = STEP_TIMEOUT_S,
@@ -44,6 +45,7 @@ async def pump(
     Args:
         speed: session seconds for each second of the clock; None is flat out.
         origin_ns: the clock's instant at which the session's time is 0.
+        exact: at a pace, too, an item's arrival is its release instant, and room is waited for.
         lane: the lane in which the source is stepped and closed.
         look_ahead_ns: how far ahead of its release an item is decoded; 0 for a live source.
         step_timeout_s: how long one step may take.
@@ -61,10 +63,11 @@ async def pump(
                     horizon_ns = step.next_wake_ns + look_ahead_ns
                     ahead = runtime.spawn(group, f"{lane}-step", stepper.step(horizon_ns))
                 for release_ns, item in step.items:
-                    if speed is None:
+                    if speed is not None:
+                        await runtime.sleep_until(origin_ns + -int(-release_ns // speed))
+                    if speed is None or exact:
                         await mailbox.put_wait(release_ns, item)
                     else:
-                        await runtime.sleep_until(origin_ns + -int(-release_ns // speed))
                         arrived_ns = int((runtime.now_ns() - origin_ns) * speed)
                         mailbox.put(max(arrived_ns, release_ns), item)
                 if ahead is None:

@@ -48,6 +48,14 @@ class LogMelHop:
         self._tail = np.zeros(self._spec.overlap_samples, np.float32)
         self._context = self._silence
 
+    def snapshot(self) -> tuple[Float32Array, Float32Array]:
+        """What is kept of the hops so far, for `restore`. Never changed later."""
+        return self._tail, self._context
+
+    def restore(self, snapshot: tuple[Float32Array, Float32Array]) -> None:
+        """Go back to where ``snapshot`` was taken."""
+        self._tail, self._context = snapshot
+
     def push_raw(self, samples: Float32Array, valid: BoolArray | None = None) -> Float32Array:
         """The next hop's own frames (hop / frame, mel_bins) float32, not normalised.
 

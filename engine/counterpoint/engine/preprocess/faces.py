@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -36,6 +37,10 @@ _TAKE_OVER_AREA = 1.5
 """How much larger another face must be to be taken for the speaker."""
 
 
+FaceSnapshot: TypeAlias = tuple[Rectangle | None, UInt8Array | None, tuple[int, ...], int, int]
+"""State of a `FaceTracker`."""
+
+
 class FaceTracker:
     """The largest face of a stream of pictures: detected now and then, tracked in between.
 
@@ -65,6 +70,14 @@ class FaceTracker:
         self._shape: tuple[int, ...] = ()
         self._since_detection = 0
         self._missed = 0
+
+    def snapshot(self) -> FaceSnapshot:
+        """What is known of the face, for `restore`. Never changed later."""
+        return self._face, self._template, self._shape, self._since_detection, self._missed
+
+    def restore(self, snapshot: FaceSnapshot) -> None:
+        """Go back to where ``snapshot`` was taken."""
+        self._face, self._template, self._shape, self._since_detection, self._missed = snapshot
 
     def update(self, frame: VideoFrame) -> Rectangle | None:
         """The face's square in pixels of this frame, or None if there is no face."""

@@ -31,6 +31,14 @@ class VoiceActivity:
         # What the next frame starts with: the context before it and samples short of a frame.
         self._pending = np.zeros(VAD_CONTEXT_SAMPLES, np.float32)
 
+    def snapshot(self) -> tuple[Float32Array, Float32Array]:
+        """What is kept of the sound so far, for `restore`. Never changed later."""
+        return self._state, self._pending
+
+    def restore(self, snapshot: tuple[Float32Array, Float32Array]) -> None:
+        """Go back to where ``snapshot`` was taken."""
+        self._state, self._pending = snapshot
+
     def push(self, samples: Float32Array, valid: BoolArray | None = None) -> float:
         """Greatest speech probability of the frames that end within this hop; 0 if none does.
 

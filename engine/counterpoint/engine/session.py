@@ -23,7 +23,7 @@ from counterpoint.engine.encode import Counts, Encoder, SessionEncoder
 from counterpoint.engine.fuse import Fused
 from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction
-from counterpoint.engine.preprocess.audio import CONTIGUOUS_TOLERANCE_NS, StreamResampler
+from counterpoint.engine.preprocess.resample import CONTIGUOUS_TOLERANCE_NS, StreamResampler
 from counterpoint.engine.report import Reporter
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Batch, Due, Work, WorkQueue

@@ -95,7 +95,7 @@ class Prediction:
     Fields:
         session: name of the session.
         epoch: number of the session timeline's epoch, from 0.
-        window: index of the window, from 1; strictly increasing within an epoch.
+        window: index of the window, from 1; that of first predictions strictly increases.
         start_ns, end_ns: span on the session timeline, relative to its origin.
         start_wall_ns, end_wall_ns: the same span in nanoseconds since the Unix epoch.
         emitted_wall_ns: when the prediction was made, in nanoseconds since the Unix epoch.

@@ -45,6 +45,7 @@ class LiveTable:
         self._paced = paced
         self._dropped: dict[str, int] = {}
         self._skipped = 0
+        self._revised = 0
         self._notes: list[str] = []
         self._last: Prediction | None = None
         self._live = Live(
@@ -71,7 +72,10 @@ class LiveTable:
         self._skipped += prediction.skipped_windows
         for reason, count in prediction.dropped.items():
             self._dropped[reason] = self._dropped.get(reason, 0) + count
-        self._last = prediction
+        if self._last is not None and prediction.revision > 0 and _older(prediction, self._last):
+            self._revised += 1  # what is shown goes on from window to window, never back
+        else:
+            self._last = prediction
         self._draw()
 
     def note(self, text: str) -> None:
@@ -104,9 +108,15 @@ class LiveTable:
             footer.append(f"  models {models_ms:.1f} ms")
         if self._skipped:
             footer.append(f"  skipped {self._skipped}", style="yellow")
+        if self._revised:
+            footer.append(f"  revised {self._revised}")
         for reason, count in sorted(self._dropped.items()):
             footer.append(f"  dropped {reason} {count}", style="yellow")
         return footer
+
+
+def _older(prediction: Prediction, last: Prediction) -> bool:
+    return (prediction.epoch, prediction.window) < (last.epoch, last.window)
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

@@ -278,13 +278,17 @@ class StreamReader:
         last = self._last
         if last is None:
             expected = 1 if self._from_start and prediction.epoch == 0 else None
+        elif (
+            prediction.revision > 0
+            and prediction.epoch <= last.epoch
+            and prediction.window <= last.window
+        ):
+            yield prediction  # Of a window that was given, whatever epoch has begun since.
+            return
         elif prediction.epoch != last.epoch:
             expected = None  # What a new epoch begins with is not told by the old one.
         elif prediction.window > last.window:
             expected = last.window + 1
-        elif prediction.revision > 0:
-            yield prediction  # Of a window that was given.
-            return
         else:
             expected = 1  # The session began anew.
         if expected is not None and expected < prediction.window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,10 +23,11 @@ from counterpoint.engine.encode import SessionEncoder
 from counterpoint.engine.fuse import Feature
 from counterpoint.engine.models import Models
 from counterpoint.engine.work import Due, WorkQueue
+from counterpoint.streams.replay import MediaFileSource
 from counterpoint.streams.types import BoolArray, ChatLine, Float32Array, Modality, VideoFrame
 from tests.support.bundles import tiny_bundle
-from tests.support.media import grid_face, grid_speech
-from tests.support.sessions import load_models
+from tests.support.media import grid_speech
+from tests.support.sessions import GRID_CLIP, load_models
 
 HOP = 4_000
 
@@ -47,13 +49,22 @@ def sound(index: int, *, hole: slice | None = None, revision: int = 0) -> AudioC
     return AudioCell(index=index, samples=samples, valid=valid, revision=revision)
 
 
-def picture(index: int, shift: int = 0, *, revision: int = 0) -> VideoCell:
-    y = np.full((120, 160), 90, np.uint8)
-    face = grid_face()
-    height, width = min(100, face.shape[0]), min(100, face.shape[1])
-    y[10 : 10 + height, 10 + shift : 10 + shift + width] = face[:height, :width]
-    frame = VideoFrame(source="c", t_ns=index * 250_000_000 - 1, y=y, sequence=100 * shift + index)
-    return VideoCell(index=index, frame=frame, revision=revision)
+@cache
+def frames() -> list[VideoFrame]:
+    """Every tenth frame of the clip; the same face in each, moving."""
+    source = MediaFileSource(GRID_CLIP, video=True, audio=False)
+    items = []
+    wake_ns: int | None = 0
+    while wake_ns is not None:
+        step = source.step(wake_ns)
+        items += [item for _, item in step.items if isinstance(item, VideoFrame)]
+        wake_ns = step.next_wake_ns
+    source.close()
+    return items[::10]
+
+
+def picture(index: int, other: int = 0, *, revision: int = 0) -> VideoCell:
+    return VideoCell(index=index, frame=frames()[other or index], revision=revision)
 
 
 def newest(features: Sequence[Feature]) -> dict[tuple[Modality, int], tuple[bytes, bytes, bool]]:

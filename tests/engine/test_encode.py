@@ -102,28 +102,18 @@ def test_two_cells_that_change_together_are_both_as_if_they_had_always_been_ther
     assert newest(late.take_features()) == newest(punctual.take_features())
 
 
-def test_a_picture_that_comes_late_replaces_the_one_of_its_instant_and_no_other(
+def test_pictures_that_come_late_are_encoded_as_if_they_had_always_been_there(
     models: Models,
 ) -> None:
-    encoder = encoder_of(models)
-    encoder.encode([picture(1), picture(2), picture(3)])
-    before = newest(encoder.take_features())
-    encoder.encode([picture(2, 7, revision=1)])
-    after = newest(encoder.take_features())
-    assert set(after) == {(Modality.VIDEO, 2)}
-    assert after[Modality.VIDEO, 2] != before[Modality.VIDEO, 2]
-    untouched = encoder_of(models)
-    untouched.encode([picture(1), picture(2, 7)])
-    assert after[Modality.VIDEO, 2] == newest(untouched.take_features())[Modality.VIDEO, 2]
-    # What follows is encoded as if nothing had happened in between.
-    undisturbed = encoder_of(models)
-    undisturbed.encode([picture(1), picture(2), picture(3), picture(4)])
-    encoder.encode([picture(4)])
-    assert (
-        newest(encoder.take_features())[Modality.VIDEO, 4]
-        == (newest(undisturbed.take_features())[Modality.VIDEO, 4])
-    )
-    assert set(before) == {(Modality.VIDEO, index) for index in (1, 2, 3)}
+    late, punctual = encoder_of(models), encoder_of(models)
+    late.encode([picture(1), VideoCell(index=2, frame=None), picture(3, 1), picture(4)])
+    before = newest(late.take_features())
+    late.encode([picture(2, revision=1), picture(3, revision=1)])
+    late.encode([picture(5)])
+    punctual.encode([picture(index) for index in range(1, 6)])
+    expected = newest(punctual.take_features())
+    assert {**before, **newest(late.take_features())} == expected
+    assert before[Modality.VIDEO, 3] != expected[Modality.VIDEO, 3]
 
 
 def test_a_cell_given_again_after_an_overload_dropped_it_is_encoded_by_itself(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from counterpoint.engine.preprocess.audio import LogMelHop
 from counterpoint.engine.preprocess.faces import FaceSnapshot, FaceTracker, face_input
 from counterpoint.engine.preprocess.text import hashed_ngrams, normalise, pad_ids
 from counterpoint.engine.preprocess.voice import VoiceActivity
-from counterpoint.streams.types import Float32Array, Modality
+from counterpoint.streams.types import ChatLine, Float32Array, Modality, VideoFrame
 
 SPEECH_THRESHOLD = 0.5
 """Speech probability of a hop from which it counts as voiced; the VAD's own recommendation."""
@@ -28,7 +28,9 @@ SPEECH_THRESHOLD = 0.5
 STEP_VALID_SHARE = 0.5
 """A step of the audio embedding counts when at least this share of its samples is valid."""
 
-T = TypeVar("T")
+S = TypeVar("S")
+C = TypeVar("C", VideoCell, AudioCell)
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +89,82 @@ class Encoder(Protocol):
         ...
 
 
-_SoundSnapshot = tuple[tuple[Float32Array, Float32Array], tuple[Float32Array, Float32Array]]
+_SoundState: TypeAlias = tuple[tuple[Float32Array, Float32Array], tuple[Float32Array, Float32Array]]
+_PictureState: TypeAlias = tuple[FaceSnapshot, tuple[int, Float32Array | None] | None]
+
+
+class _Stateful(Protocol[S, C_contra]):
+    """An encoder of cells whose result depends on the cells before."""
+
+    def state(self) -> S: ...
+    def restore(self, state: S) -> None: ...
+    def gap(self) -> None: ...
+    def encode(self, cell: C_contra) -> None: ...
+
+
+class _InOrder(Generic[C, S]):
+    """Feeds cells to an encoder so that one given again counts as if it had always been so.
+
+    Its state from before that cell is restored, and all cells since are encoded again. Several
+    that are given again together cost one such run.
+
+    Args:
+        encoder: what encodes.
+        size: how many cells may be given again.
+    """
+
+    def __init__(self, encoder: _Stateful[S, C], size: int) -> None:
+        self._encoder: _Stateful[S, C] = encoder
+        self._size = size
+        self._last = 0
+        # Each cell that may come again, with the state before it. At most ``size``.
+        self._kept: OrderedDict[int, tuple[C, S]] = OrderedDict()
+        self._again_from: int | None = None
+
+    def take(self, cell: C) -> None:
+        """The next cell, or one before it once more. `catch_up` is due after the last."""
+        if cell.index > self._last:
+            self.catch_up()
+            self._encode(cell)
+        elif cell.index in self._kept:
+            self._kept[cell.index] = cell, self._kept[cell.index][1]
+            self._again_from = min(cell.index, self._again_from or cell.index)
+        else:
+            # Dropped by an overload when it came first: it has no place in the run.
+            newest = self._encoder.state()
+            self._encoder.gap()
+            self._encoder.encode(cell)
+            self._encoder.restore(newest)
+
+    def catch_up(self) -> None:
+        """Encode what was given again, and what followed it."""
+        first, self._again_from = self._again_from, None
+        if first is None:
+            return
+        again = [cell for index, (cell, _) in self._kept.items() if index >= first]
+        self._encoder.restore(self._kept[first][1])
+        self._last = first - 1
+        for cell in again:
+            self._encode(cell)
+
+    def _encode(self, cell: C) -> None:
+        if cell.index != self._last + 1:
+            # Cells in between were dropped by an overload: what came before is not its context.
+            self._encoder.gap()
+        self._last = cell.index
+        if self._size:
+            self._kept[cell.index] = cell, self._encoder.state()
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        self._encoder.encode(cell)
 
 
 class SessionEncoder:
     """One session's encoders and rings.
 
-    A cell that the aligner gives again is encoded as if it had been like that from the start: the
-    state from before it is restored, and sound goes on from there through all cells since (their
-    frames reach back into it). The face tracker is put back for that one picture only.
+    A cell that the aligner gives again is encoded as if it had been like that from the start, and
+    so are the cells since: frames of sound reach back into it, and the face is followed through
+    it. So an amended window says what it would have said had nothing been late.
 
     Args:
         models: shared by all sessions.
@@ -112,24 +181,14 @@ class SessionEncoder:
         unsettled: int = 0,
         keep_features: bool = False,
     ) -> None:
-        manifest = models.bundle.manifest
-        self._models = models
-        modalities = manifest.modalities
-        self._video, self._audio, self._chat = modalities.video, modalities.audio, modalities.chat
-        self._faces = FaceTracker()
-        self._log_mel = LogMelHop(modalities.audio, hop_ns=manifest.hop_ns)
-        self._voice = VoiceActivity(models.graphs["vad"])
-        self._last_hop = 0
-        self._last_picture = 0
-        self._last_frame: tuple[int, Float32Array | None] | None = None
-        self._fusion = Fusion(models, unsettled=unsettled)
-        self._unsettled = unsettled
-        # The state before each cell that may come again; empty where none does.
-        self._sounds_before: OrderedDict[int, tuple[AudioCell, _SoundSnapshot]] = OrderedDict()
-        self._faces_before: OrderedDict[int, FaceSnapshot] = OrderedDict()
         self._features: list[Feature] | None = [] if keep_features else None
+        self._fusion = Fusion(models, unsettled=unsettled)
         self._counts = dict.fromkeys(("faces", "frames", "hops", "lines", "windows"), 0)
         self._stages = StageClock(clock)
+        bench = _Bench(models, self._stages, self._counts, self._keep)
+        self._pictures = _InOrder(_Pictures(bench), unsettled)
+        self._sounds = _InOrder(_Sounds(bench), unsettled)
+        self._lines = _Lines(bench)
 
     @property
     def counts(self) -> Counts:
@@ -144,11 +203,13 @@ class SessionEncoder:
         for output in outputs:
             match output:
                 case VideoCell():
-                    self._video_cell(output)
+                    self._pictures.take(output)
                 case AudioCell():
-                    self._audio_cell(output)
+                    self._sounds.take(output)
                 case Line():
-                    self._encode_line(output)
+                    self._lines.encode(output.line)
+        self._pictures.catch_up()
+        self._sounds.catch_up()
 
     def fuse(self, window: Window) -> Fused:
         """Gather a window's embeddings with their masks and run the fusion graph."""
@@ -167,99 +228,97 @@ class SessionEncoder:
     def _keep(self, feature: Feature) -> None:
         self._fusion.put(feature)
         if self._features is not None:
-            # At most what one batch of cells holds: taken after each.
+            # What one batch of cells gives: taken after each.
             self._features.append(feature)
 
-    # -- pictures ------------------------------------------------------------------------------
 
-    def _video_cell(self, cell: VideoCell) -> None:
-        if cell.index > self._last_picture:
-            self._last_picture = cell.index
-            if self._unsettled:
-                _remember(self._faces_before, cell.index, self._faces.snapshot(), self._unsettled)
-            self._encode_video(cell)
-            return
-        newest, newest_frame = self._faces.snapshot(), self._last_frame
-        before = self._faces_before.get(cell.index)
-        if before is not None:
-            self._faces.restore(before)
-        self._last_frame = None
-        self._encode_video(cell)
-        self._faces.restore(newest)
-        self._last_frame = newest_frame
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What the encoders of one session share."""
 
-    def _encode_video(self, cell: VideoCell) -> None:
-        if cell.frame is None:
-            self._keep(Feature(modality=Modality.VIDEO, key=cell.index, embedding=None))
-            return
-        if self._last_frame is None or self._last_frame[0] != cell.frame.sequence:
-            started = self._stages.now_ns()
-            self._counts["frames"] += 1
-            where = self._faces.update(cell.frame)
-            face = None if where is None else face_input(cell.frame, where, self._video)
-            started = self._stages.add("face", started)
-            embedding: Float32Array | None = None
-            if face is not None:
-                outputs = self._models.graphs["vision"].run({"faces": face[None, None]})
-                embedding = outputs["embedding"][0]
-                self._counts["faces"] += 1
-                self._stages.add("vision", started)
-            self._last_frame = (cell.frame.sequence, embedding)
-        self._keep(Feature(modality=Modality.VIDEO, key=cell.index, embedding=self._last_frame[1]))
+    models: Models
+    stages: StageClock
+    counts: dict[str, int]
+    keep: Callable[[Feature], None]
 
-    # -- sound ---------------------------------------------------------------------------------
 
-    def _audio_cell(self, cell: AudioCell) -> None:
-        if cell.index > self._last_hop:
-            self._next_hop(cell)
-            return
-        if cell.index not in self._sounds_before:
-            # Dropped by an overload when it came first: it has no place in the run of sound.
-            newest = self._sound()
-            self._forget_sound()
-            self._encode_audio(cell)
-            self._restore_sound(newest)
-            return
-        again = [cell]
-        again += [kept for i, (kept, _) in self._sounds_before.items() if i > cell.index]
-        self._last_hop = cell.index - 1
-        self._restore_sound(self._sounds_before[cell.index][1])
-        for hop in again:
-            self._next_hop(hop)
+class _Pictures:
+    """The face of each sampled picture."""
 
-    def _next_hop(self, cell: AudioCell) -> None:
-        if cell.index != self._last_hop + 1:
-            # Hops in between were dropped by an overload: what came before is not its context.
-            self._forget_sound()
-        self._last_hop = cell.index
-        if self._unsettled:
-            _remember(self._sounds_before, cell.index, (cell, self._sound()), self._unsettled)
-        self._encode_audio(cell)
+    def __init__(self, bench: _Bench) -> None:
+        self._bench = bench
+        self._spec = bench.models.bundle.manifest.modalities.video
+        self._faces = FaceTracker()
+        self._last_frame: tuple[int, Float32Array | None] | None = None
 
-    def _sound(self) -> _SoundSnapshot:
+    def state(self) -> _PictureState:
+        return self._faces.snapshot(), self._last_frame
+
+    def restore(self, state: _PictureState) -> None:
+        faces, self._last_frame = state
+        self._faces.restore(faces)
+
+    def gap(self) -> None:
+        """A face is still where it was: nothing to forget."""
+
+    def encode(self, cell: VideoCell) -> None:
+        embedding = None if cell.frame is None else self._embed(cell.frame)
+        self._bench.keep(Feature(modality=Modality.VIDEO, key=cell.index, embedding=embedding))
+
+    def _embed(self, frame: VideoFrame) -> Float32Array | None:
+        if self._last_frame is not None and self._last_frame[0] == frame.sequence:
+            return self._last_frame[1]
+        bench = self._bench
+        started = bench.stages.now_ns()
+        bench.counts["frames"] += 1
+        where = self._faces.update(frame)
+        face = None if where is None else face_input(frame, where, self._spec)
+        started = bench.stages.add("face", started)
+        embedding: Float32Array | None = None
+        if face is not None:
+            outputs = bench.models.graphs["vision"].run({"faces": face[None, None]})
+            embedding = outputs["embedding"][0]
+            bench.counts["faces"] += 1
+            bench.stages.add("vision", started)
+        self._last_frame = (frame.sequence, embedding)
+        return embedding
+
+
+class _Sounds:
+    """Log-mel, voice activity and embedding of each hop."""
+
+    def __init__(self, bench: _Bench) -> None:
+        self._bench = bench
+        manifest = bench.models.bundle.manifest
+        self._spec = manifest.modalities.audio
+        self._log_mel = LogMelHop(manifest.modalities.audio, hop_ns=manifest.hop_ns)
+        self._voice = VoiceActivity(bench.models.graphs["vad"])
+
+    def state(self) -> _SoundState:
         return self._log_mel.snapshot(), self._voice.snapshot()
 
-    def _restore_sound(self, snapshot: _SoundSnapshot) -> None:
-        log_mel, voice = snapshot
+    def restore(self, state: _SoundState) -> None:
+        log_mel, voice = state
         self._log_mel.restore(log_mel)
         self._voice.restore(voice)
 
-    def _forget_sound(self) -> None:
+    def gap(self) -> None:
         self._log_mel.reset()
         self._voice.reset()
 
-    def _encode_audio(self, cell: AudioCell) -> None:
-        started = self._stages.now_ns()
+    def encode(self, cell: AudioCell) -> None:
+        bench = self._bench
+        started = bench.stages.now_ns()
         log_mel = self._log_mel.push(cell.samples, cell.valid)
-        started = self._stages.add("log_mel", started)
+        started = bench.stages.add("log_mel", started)
         voiced = self._voice.push(cell.samples, cell.valid) >= SPEECH_THRESHOLD
-        started = self._stages.add("voice", started)
-        steps = cell.valid.reshape(self._audio.steps_per_hop, -1).mean(axis=1) >= STEP_VALID_SHARE
+        started = bench.stages.add("voice", started)
+        steps = cell.valid.reshape(self._spec.steps_per_hop, -1).mean(axis=1) >= STEP_VALID_SHARE
         if not steps.any():
             return  # nothing to encode: the hop stays masked
-        embedding = self._models.graphs["audio"].run({"logmel": log_mel[None]})["embedding"][0]
-        self._counts["hops"] += 1
-        self._keep(
+        embedding = bench.models.graphs["audio"].run({"logmel": log_mel[None]})["embedding"][0]
+        bench.counts["hops"] += 1
+        bench.keep(
             Feature(
                 modality=Modality.AUDIO,
                 key=cell.index,
@@ -268,25 +327,25 @@ class SessionEncoder:
                 voiced=voiced,
             )
         )
-        self._stages.add("audio", started)
+        bench.stages.add("audio", started)
 
-    # -- chat ----------------------------------------------------------------------------------
 
-    def _encode_line(self, output: Line) -> None:
-        started = self._stages.now_ns()
-        text = normalise(output.line.text)
-        ids, mask = self._models.tokenizer.encode(text)
-        buckets = pad_ids([hashed_ngrams(text, self._chat)])
-        sentence = self._models.graphs["text"].run({"input_ids": ids, "attention_mask": mask})
-        ngrams = self._models.graphs["ngrams"].run({"buckets": buckets})
+class _Lines:
+    """Each line of chat by itself: the sentence, and its hashed n-grams."""
+
+    def __init__(self, bench: _Bench) -> None:
+        self._bench = bench
+        self._spec = bench.models.bundle.manifest.modalities.chat
+
+    def encode(self, line: ChatLine) -> None:
+        bench, graphs = self._bench, self._bench.models.graphs
+        started = bench.stages.now_ns()
+        text = normalise(line.text)
+        ids, mask = bench.models.tokenizer.encode(text)
+        buckets = pad_ids([hashed_ngrams(text, self._spec)])
+        sentence = graphs["text"].run({"input_ids": ids, "attention_mask": mask})
+        ngrams = graphs["ngrams"].run({"buckets": buckets})
         embedding = np.concatenate([sentence["embedding"][0], ngrams["embedding"][0]])
-        self._keep(Feature(modality=Modality.CHAT, key=output.line.sequence, embedding=embedding))
-        self._counts["lines"] += 1
-        self._stages.add("text", started)
-
-
-def _remember(kept: OrderedDict[int, T], key: int, value: T, size: int) -> None:
-    """Keep the newest ``size`` by key."""
-    kept[key] = value
-    if len(kept) > size:
-        kept.popitem(last=False)
+        bench.keep(Feature(modality=Modality.CHAT, key=line.sequence, embedding=embedding))
+        bench.counts["lines"] += 1
+        bench.stages.add("text", started)

@@ -17,8 +17,11 @@ from counterpoint.streams.types import (
     Item,
     Modality,
     SourceEnded,
+    Tier,
     VideoFrame,
 )
+
+_TRUST = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Aligner:
@@ -41,17 +44,23 @@ class Aligner:
     def __init__(self, spec: AlignSpec, sources: Mapping[Modality, str]) -> None:
         self._spec = spec
         self._progress = {
-            modality: Progress(sources[modality]) for modality in Modality if modality in sources
+            modality: Progress(sources[modality], required=modality in spec.required)
+            for modality in Modality
+            if modality in sources
         }
         self._video = VideoTrack(spec, self._progress.get(Modality.VIDEO))
         self._audio = AudioTrack(spec, self._progress.get(Modality.AUDIO))
         self._chat = ChatTrack(spec, self._progress.get(Modality.CHAT))
-        # Those for which windows wait, with the track that their bound closes cells of.
-        self._awaited: list[tuple[Progress, VideoTrack | AudioTrack]] = [
+        # Those that have cells, which their bounds close.
+        self._celled: list[tuple[Progress, VideoTrack | AudioTrack]] = [
             (track.progress, track)
             for track in (self._video, self._audio)
             if track.progress is not None
         ]
+        chat = self._progress.get(Modality.CHAT)
+        self._awaited_chat = chat if chat is not None and chat.required else None
+        self._epoch = 0
+        self._tier, self._error_ns = Tier.MEDIA, 0
         self._now_ns = 0
         self._windows = 0
         self._next_end_ns = spec.hop_ns
@@ -128,12 +137,28 @@ class Aligner:
     def _push_progress(self, item: Bound | ClockUpdate | SourceEnded, now_ns: int) -> None:
         progress = self._source(item.modality, item.source)
         progress.last_arrival_ns = now_ns
+        self._wake_ns = now_ns
         if isinstance(item, SourceEnded):
             progress.end(item.error)
-        elif isinstance(item, Bound) and not progress.ended:
-            bound_ns = min(item.t_ns, now_ns + self._spec.max_ahead_ns)
-            progress.bound_ns = max(progress.bound_ns, bound_ns)
-        self._wake_ns = now_ns
+        elif isinstance(item, ClockUpdate):
+            if not self._finished:
+                self._take_clock(progress, item)
+        else:
+            progress.heartbeats = True
+            if not progress.ended:
+                bound_ns = min(item.t_ns, now_ns + self._spec.max_ahead_ns)
+                progress.bound_ns = max(progress.bound_ns, bound_ns)
+
+    def _take_clock(self, progress: Progress, update: ClockUpdate) -> None:
+        track = next((track for other, track in self._celled if other is progress), None)
+        given = self._windows if track is None else track.ledger.last
+        if progress.clock(update, given * self._spec.hop_ns):
+            self._epoch += 1
+            if track is not None:
+                track.restart()
+        clocks = [progress for progress, _ in self._celled] or list(self._progress.values())
+        self._tier = max((clock.tier for clock in clocks), key=_TRUST.__getitem__)
+        self._error_ns = sum(clock.error_ns for clock in clocks)
 
     def advance(self, now_ns: int) -> list[Output]:
         """Close what is due up to ``now_ns``; everything not yet given, in order."""
@@ -157,19 +182,27 @@ class Aligner:
 
     def _due_ns(self) -> int:
         """The next instant, from now on, at which a cell or window is to be closed."""
-        end_ns = hold_ns = self._next_end_ns
-        for progress, track in self._awaited:
+        for progress, track in self._celled:
             if progress.bound_ns >= track.next_end_ns:
                 return self._now_ns
-            if progress.bound_ns < end_ns and not progress.ended:
+        return max(self._now_ns, self._release_ns(self._next_end_ns, self._spec.deadline_ns))
+
+    def _release_ns(self, end_ns: int, patience_ns: int) -> int:
+        """When the window that ends at ``end_ns`` waits no longer if nothing more arrives."""
+        hold_ns = end_ns
+        for progress, _ in self._celled:
+            if progress.required and progress.bound_ns < end_ns and not progress.ended:
                 hold_ns = max(hold_ns, progress.last_arrival_ns + self._spec.idle_ns)
-        return max(self._now_ns, min(hold_ns, end_ns + self._spec.deadline_ns))
+        chat = self._awaited_chat
+        if chat is not None and chat.bound_ns < end_ns and not chat.ended:
+            hold_ns = max(hold_ns, end_ns + self._spec.chat_delay_ns)
+        return min(hold_ns, end_ns + patience_ns)
 
     def _close_until(self, until_ns: int) -> None:
         """Close everything due up to ``until_ns``, each at its own instant."""
         while (due_ns := self._due_ns()) <= until_ns:
             self._now_ns = due_ns
-            for progress, track in self._awaited:
+            for progress, track in self._celled:
                 if progress.bound_ns >= track.next_end_ns:
                     track.seal(progress.bound_ns // self._spec.hop_ns, self._outputs)
             if self._due_ns() <= due_ns:
@@ -181,11 +214,12 @@ class Aligner:
         self._windows += 1
         index, end_ns = self._windows, self._next_end_ns
         self._next_end_ns += self._spec.hop_ns
-        for _, track in self._awaited:
+        for _, track in self._celled:
             track.seal(index, self._outputs)
         video_cells, video = self._video.part(index, self._now_ns)
         audio_cells, audio = self._audio.part(index, self._now_ns)
         chat_lines, chat = self._chat.part(index, self._now_ns)
+        parts = {Modality.VIDEO: video, Modality.AUDIO: audio, Modality.CHAT: chat}
         self._outputs.append(
             Window(
                 index=index,
@@ -193,11 +227,16 @@ class Aligner:
                 video_cells=video_cells,
                 audio_cells=audio_cells,
                 chat_lines=chat_lines,
-                parts={Modality.VIDEO: video, Modality.AUDIO: audio, Modality.CHAT: chat},
+                parts=parts,
                 emitted_ns=self._now_ns,
                 complete=all(
-                    progress.ended or progress.bound_ns >= end_ns for progress, _ in self._awaited
+                    parts[modality].complete
+                    for modality, progress in self._progress.items()
+                    if progress.required
                 ),
+                epoch=self._epoch,
+                tier=self._tier,
+                align_error_ns=self._error_ns,
             )
         )
 
@@ -218,6 +257,11 @@ class Aligner:
                 track.abandon()
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    @property
+    def now_ns(self) -> int:
+        """The instant reached. What is pushed with an earlier arrival counts as arriving at it."""
+        return self._now_ns
 
     @property
     def ended(self) -> bool:
@@ -258,7 +302,7 @@ class Aligner:
         assert self._next_end_ns == (self._windows + 1) * self._spec.hop_ns
         ahead = self._spec.max_ahead_ns // self._spec.hop_ns + 2
         now_cell = self._now_ns // self._spec.hop_ns
-        for _, track in self._awaited:
+        for _, track in self._celled:
             assert track.ledger.last >= self._windows, "a window was given before its cells"
             assert track.next_end_ns == (track.ledger.last + 1) * self._spec.hop_ns
             assert track.in_flight() >= 0

@@ -134,6 +134,9 @@ class AudioTrack:
         self.samples.received += len(chunk.samples)
         self.samples.out_of_range += len(chunk.samples)
 
+    def restart(self) -> None:
+        """The clock broke: nothing is learned from one chunk to the next, so nothing is lost."""
+
     def seal(self, last: int, outputs: list[Output]) -> None:
         """Make the cells up to ``last`` final."""
         hop_ns = self._spec.hop_ns

@@ -8,6 +8,8 @@ from counterpoint.engine.align.progress import Progress, Tallies
 from counterpoint.engine.align.window import AlignSpec, Line, Output, Part, State
 from counterpoint.streams.types import ChatLine
 
+_MS = 1_000_000
+
 
 def _order(line: ChatLine) -> tuple[int, int]:
     return line.t_ns, line.sequence
@@ -93,10 +95,15 @@ class ChatTrack:
             bound_ns = end_ns if progress.ended else self.bound_ns(now_ns)
             complete = bound_ns >= end_ns
             coverage = min(1.0, max(0.0, (bound_ns - start_ns) / (end_ns - start_ns)))
+            quiet_ns = now_ns - progress.last_arrival_ns
             if self._recent:
                 state = State.PRESENT
             elif progress.ended:
                 state, reason, coverage = State.MISSING, progress.ended_reason(), 0.0
+            elif progress.heartbeats and quiet_ns >= self._spec.stalled_ns:
+                state, reason = State.STALLED, f"nothing arrived for {quiet_ns // _MS} ms"
+                heard_ns = progress.last_arrival_ns - self._spec.chat_delay_ns
+                coverage = min(1.0, max(0.0, (heard_ns - start_ns) / (end_ns - start_ns)))
             else:
                 state, reason = State.SILENT, "no lines"
         return Part(

@@ -5,19 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from counterpoint.engine.align.window import AlignSpec, Part, State, Tally
+from counterpoint.streams.types import ClockUpdate, Tier
 
 _MS = 1_000_000
 
 
 @dataclass(slots=True)
 class Progress:
-    """What is known of one source. ``last_arrival_ns`` starts at the origin."""
+    """What is known of one source. ``last_arrival_ns`` starts at the origin.
+
+    ``required``: windows wait for it. ``heartbeats``: it has sent a `Bound`.
+    """
 
     name: str
+    required: bool = True
     last_arrival_ns: int = 0
     bound_ns: int = 0
     ended: bool = False
     error: str | None = None
+    heartbeats: bool = False
+    tier: Tier = Tier.MEDIA
+    error_ns: int = 0
+    epoch: int = 0
+
+    def clock(self, update: ClockUpdate, floor_ns: int) -> bool:
+        """Take what is said of the source's clock; gives whether the clock broke.
+
+        A break takes the bound back to ``floor_ns``, and a source that had ended is back. What is
+        said of an earlier epoch is ignored.
+        """
+        if update.epoch < self.epoch:
+            return False
+        broke = update.epoch > self.epoch
+        self.tier, self.error_ns, self.epoch = update.tier, update.error_ns, update.epoch
+        if broke:
+            self.bound_ns = min(self.bound_ns, floor_ns)
+            self.ended, self.error = False, None
+        return broke
 
     def ended_reason(self) -> str:
         return "ended" if self.error is None else f"ended: {self.error}"
@@ -112,7 +136,10 @@ def stand(
             state = State.STALLED if quiet_ns >= spec.stalled_ns else State.IDLE
             reason = f"nothing arrived for {quiet_ns // _MS} ms"
         elif not complete:
-            state, reason = State.PARTIAL, "incomplete at the deadline"
+            state = State.PARTIAL
+            reason = "incomplete " + (
+                "at the deadline" if progress.required else "when the window was given"
+            )
         elif newest_ns is None:
             state, reason = State.SILENT, "nothing in the context"
         elif satisfied:

@@ -83,6 +83,10 @@ class VideoTrack:
         gap_ns = min(self._block_gap_ns, self._spec.max_ahead_ns)
         return gap_ns if self._previous_gap_ns is None else min(gap_ns, self._previous_gap_ns)
 
+    def restart(self) -> None:
+        """The clock broke: the step to the next frame is no gap. Gaps learned before stay."""
+        self._newest_ns = None
+
     def seal(self, last: int, outputs: list[Output]) -> None:
         """Make the cells up to ``last`` final."""
         for index in range(self.ledger.last + 1, last + 1):

@@ -458,12 +458,19 @@ class Oracle:
             for arrived, item in self.live[modality]
             if isinstance(item, Bound) and arrived <= now
         ]
+        quiet = self.quiet_at(modality, now)
+        sent_bounds = any(isinstance(i, Bound) and at <= now for at, i in self.of[modality])
+        # Who sends heartbeats and stops is not silent: what is known ends with the last arrival.
+        stalled = sent_bounds and not ended and not lines and quiet >= self.spec.stalled_ns
         bound = end if ended else max([0, now - self.spec.chat_delay_ns, *beats])
-        known = min(max(bound, start), end) - start
+        heard = now - quiet - self.spec.chat_delay_ns if stalled else bound
+        known = min(max(heard, start), end) - start
+        silence = f"nothing arrived for {quiet // 1_000_000} ms"
         table = [
             (modality not in self.sources, "missing", "no source", 0.0),
             (bool(lines), "present", None, known / (end - start)),
             (ended, "missing", self._ended_reason(modality, now), 0.0),
+            (stalled, "stalled", silence, known / (end - start)),
             (True, "silent", "no lines", known / (end - start)),
         ]
         state, reason, coverage = next(rest for holds, *rest in table if holds)

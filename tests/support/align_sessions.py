@@ -16,10 +16,13 @@ from counterpoint.streams.types import (
     AudioChunk,
     Bound,
     ChatLine,
+    ClockUpdate,
     Item,
     Modality,
     SourceEnded,
+    Tier,
     VideoFrame,
+    modality_of,
 )
 
 MS = 1_000_000
@@ -54,6 +57,19 @@ def bound(modality: Modality, t_ns: int) -> Bound:
 
 def ended(modality: Modality, t_ns: int, error: str | None = None) -> SourceEnded:
     return SourceEnded(source=NAMES[modality], modality=modality, t_ns=t_ns, error=error)
+
+
+def clock(
+    modality: Modality, t_ns: int, *, tier: Tier = Tier.ARRIVAL, error_ns: int = 0, epoch: int = 0
+) -> ClockUpdate:
+    return ClockUpdate(
+        source=NAMES[modality],
+        modality=modality,
+        t_ns=t_ns,
+        tier=tier,
+        error_ns=error_ns,
+        epoch=epoch,
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -283,3 +299,83 @@ def scenarios(draw: st.DrawFn, spec: st.SearchStrategy[AlignSpec] | None = None)
         last_ns=last_ns,
         end_ns=draw(st.sampled_from([length_ns, last_ns, length_ns - 20 * MS])),
     )
+
+
+@st.composite
+def revised_specs(draw: st.DrawFn) -> AlignSpec:
+    """Any lateness, any required modalities."""
+    spec = draw(specs())
+    return replace(
+        spec,
+        lateness_ns=draw(st.sampled_from([0, spec.hop_ns // 2, 1 * S, 3 * S])),
+        required=frozenset(draw(st.sets(st.sampled_from(list(Modality))))),
+    )
+
+
+def unsettle(arrivals: list[Arrival], modality: Modality, chance: random.Random) -> list[Arrival]:
+    """The same arrivals (sorted) when the source's clock drifts, is spoken of, steps, comes back.
+
+    A step, as of NTP: from one arrival on all capture times lie elsewhere, and a `ClockUpdate` of
+    a higher epoch says so. A source that comes back has ended in between.
+    """
+    drift = chance.choice([0, 0, 0, 10_000, -10_000])  # ppm; seconds must do for hours
+    out: list[Arrival] = []
+    epoch = shift_ns = 0
+    tiers = list(Tier)
+    told = chance.choice([0.0, 0.0, 0.02])
+    breaks = sorted(
+        chance.randrange(4_000) * MS for _ in range(chance.choice([0, 0, 0, 1, 1, 2, 3]))
+    )
+    if chance.random() < 0.5:
+        tier, error_ns = chance.choice(tiers), chance.randrange(20) * MS
+        out.append(
+            (chance.choice([0, 0, 500 * MS]), clock(modality, 0, tier=tier, error_ns=error_ns))
+        )
+    for at, item in arrivals:
+        while breaks and breaks[0] <= at:
+            when = breaks.pop(0)
+            epoch += chance.choice([1, 1, 1, 3])
+            shift_ns += chance.choice([0, 0, -1, 1]) * chance.choice([260, 900, 2_000]) * MS
+            if chance.random() < 0.4:
+                error = chance.choice([None, "cable pulled"])
+                out.append(
+                    (max(0, when - chance.choice([0, 80, 700]) * MS), ended(modality, when, error))
+                )
+            out.append(
+                (when, clock(modality, when, tier=chance.choice(tiers), epoch=epoch, error_ns=1))
+            )
+        if chance.random() < told:
+            lower = chance.choice([0, 0, 1])
+            update = clock(
+                modality,
+                at,
+                tier=chance.choice(tiers),
+                error_ns=chance.randrange(20) * MS,
+                epoch=max(0, epoch - lower),
+            )
+            out.append((at, update))
+        if isinstance(item, VideoFrame | AudioChunk | ChatLine):
+            t_ns = item.t_ns + item.t_ns * drift // 1_000_000 + shift_ns
+            item = replace(item, t_ns=t_ns)
+        out.append((at, item))
+    return out
+
+
+@st.composite
+def revised_scenarios(draw: st.DrawFn) -> Scenario:
+    """As `scenarios`, with revisions, required modalities and clocks that break."""
+    scenario = draw(scenarios(revised_specs()))
+    chance = random.Random(draw(st.integers(0, 2**32)))
+    arrivals: list[Arrival] = []
+    for modality in sorted(scenario.sources):
+        mine = [pair for pair in scenario.arrivals if modality_of(pair[1]) is modality]
+        mine = unsettle(mine, modality, chance)
+        if modality is Modality.CHAT and chance.random() < 0.3:
+            # A server's heartbeats, up to some instant.
+            until_ns = chance.choice([0, 1_000, 10_000]) * MS
+            beats = range(0, min(until_ns, scenario.last_ns), 500 * MS)
+            mine += [(at, bound(modality, at - 50 * MS)) for at in beats]
+        arrivals += mine
+    arrivals.sort(key=lambda arrival: arrival[0])
+    last_ns = max([scenario.last_ns, *(at for at, _ in arrivals)])
+    return replace(scenario, arrivals=tuple(arrivals), last_ns=last_ns)

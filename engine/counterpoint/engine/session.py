@@ -168,7 +168,8 @@ class Session:
         self._tap = tap
         spec = align_spec(config, models)
         self._aligner = Aligner(spec, sources)
-        self._reached_ns = 0
+        self._reached_ns = 0  # by arrivals and by closings
+        self._closed_ns = -1
         self._encoder: Encoder = encoder or SessionEncoder(
             models,
             runtime.now_ns,
@@ -284,7 +285,9 @@ class Session:
             for arrived_ns, item in batch:
                 # Strictly before this arrival: items that share an instant belong together.
                 await self._advance(arrived_ns - 1)
-                self._reached_ns = max(self._reached_ns, arrived_ns)
+                # What was closed up to an instant was closed without this item: a recording that
+                # said "at that instant" would put it before the closing.
+                self._reached_ns = max(self._reached_ns, arrived_ns, self._closed_ns + 1)
                 if self._tap is not None:
                     self._tap.arrived(self._reached_ns, item)
                 for prepared in self._prepare(item):
@@ -311,6 +314,7 @@ class Session:
 
     async def _advance(self, now_ns: int) -> None:
         self._reached_ns = max(self._reached_ns, now_ns)
+        self._closed_ns = max(self._closed_ns, now_ns)
         await self._hand_over(self._aligner.advance(now_ns))
 
     async def _next_batch(self) -> list[tuple[int, Item]]:

@@ -275,7 +275,7 @@ def afflict(
 @st.composite
 def scenarios(draw: st.DrawFn, spec: st.SearchStrategy[AlignSpec] | None = None) -> Scenario:
     """Sessions of a few seconds with anything going wrong."""
-    terms = draw(spec or specs())
+    terms = draw(specs() if spec is None else spec)
     length_ns = draw(st.integers(4, 40)) * 100 * MS
     chance = random.Random(draw(st.integers(0, 2**32)))
     absent = draw(st.sets(st.sampled_from(list(Modality)), max_size=draw(st.integers(0, 3))))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from counterpoint.engine.cli import bundles, sessions
+from counterpoint.engine.cli import bundles, capsules, sessions
 from counterpoint.streams.errors import CounterpointError
 
 __all__ = ["main", "parse_arguments"]
@@ -104,11 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     for modality in ("video", "audio", "chat"):
         run.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
 
-    replay = add("replay", "play a media file and a chat file through the engine", sessions.replay)
+    record = add("record", "run a session and keep it in a capsule", capsules.record)
+    _session_arguments(record, default="live")
+    for modality in ("video", "audio", "chat"):
+        record.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
+    record.add_argument("--demo", action="store_true", help="record the demo session")
+    record.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
+    record.add_argument("--speed", type=_speed, default=1.0, help="1 is real time; max is flat out")
+
+    replay = add("replay", "play a media file, or a capsule, through the engine", capsules.replay)
     _session_arguments(replay, default=None)
-    replay.add_argument("path", type=Path, help="any media file with video or audio")
+    replay.add_argument("path", type=Path, help="a media file with video or audio, or a capsule")
     replay.add_argument("--chat", type=Path, metavar="FILE", help="chat as JSON lines")
     replay.add_argument("--speed", type=_speed, default=1.0, help="1 is real time; max is flat out")
+    replay.add_argument(
+        "--verify", action="store_true", help="compare with a capsule's recorded predictions"
+    )
 
     subscribe = add("subscribe", "follow a session's predictions in Redis", sessions.subscribe)
     subscribe.add_argument("session", type=_session_name)

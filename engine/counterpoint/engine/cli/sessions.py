@@ -66,7 +66,7 @@ def _play(
     name: str,
     speed: float | None,
 ) -> int:
-    return _run_loop(_play_async(wants_json(args), config, open_(), name, speed))
+    return run_loop(_play_async(wants_json(args), config, open_(), name, speed))
 
 
 async def _play_async(
@@ -79,7 +79,7 @@ async def _play_async(
             unowned.pop_all()
             async with engine.session(name, sources, speed=speed) as session:
                 log.info("publishing to %s", engine.redis_url)
-                await _show(engine, session, as_json, paced=speed == 1.0)
+                await show(engine, session, as_json, paced=speed == 1.0)
     summary = session.summary()
     for reason, count in sources.drops().items():
         log.warning("%s: %d skipped", reason, count)
@@ -90,7 +90,7 @@ async def _play_async(
     return 0
 
 
-async def _show(engine: Engine, session: Session, as_json: bool, *, paced: bool) -> None:
+async def show(engine: Engine, session: Session, as_json: bool, *, paced: bool) -> None:
     """Every prediction of a session: lines for a pipe, a table for a person."""
     if as_json:
         # In a lane: a pipe that nobody reads must not stop the session.
@@ -112,7 +112,7 @@ def _subscribe_hint(name: str, config: Config) -> str:
 
 
 def subscribe(args: argparse.Namespace) -> int:
-    return _run_loop(_subscribe_async(args))
+    return run_loop(_subscribe_async(args))
 
 
 async def _subscribe_async(args: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ async def _subscribe_async(args: argparse.Namespace) -> int:
             args.session, since=args.since, until_end=args.until_end or embedded
         )
         async for event in follow:
-            show(event)
+            show_(event)
             if (
                 embedded
                 and isinstance(event, StateChange)
@@ -172,7 +172,7 @@ async def _gone(url: str) -> bool:
     return False
 
 
-def _run_loop(main_: Coroutine[Any, Any, int]) -> int:
+def run_loop(main_: Coroutine[Any, Any, int]) -> int:
     """Run to the end; SIGTERM stops as SIGINT does, with everything closed on the way out."""
 
     async def guarded() -> int:

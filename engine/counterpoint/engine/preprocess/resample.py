@@ -196,11 +196,16 @@ class _FollowingRun:
         self.given = 0
         self._rate_in_hz = rate_in_hz
         self._rate_hz = rate_hz
-        self._stream = _variable_stream(rate_in_hz, rate_hz)
-        lag = _lag(rate_in_hz, rate_hz)
+        self._front_hz = _front_hz(rate_in_hz, rate_hz)
+        self._front = (
+            None if self._front_hz == rate_in_hz else cpu.resampler(rate_in_hz, self._front_hz)
+        )
+        self._stream = _variable_stream(self._front_hz, rate_hz)
+        lag = _lag(self._front_hz, rate_hz)
         self._skip = round(lag.shift)
         self._lag_ns = round((lag.held + lag.shift) * NS_PER_S / rate_hz)
         self._taken = 0
+        self._fed = 0  # to the variable stage
         self._made = 0  # by the filter: those skipped, then those given
         self._since_s = 0.0  # length of what was taken since the last measurement
         self._deviation_s = 0.0  # low-passed; positive: the samples lie too late
@@ -221,7 +226,7 @@ class _FollowingRun:
             self._steer(self._end_ns() - chunk.t_ns)
             slew = max(1, len(chunk.samples) * self._rate_hz // self._rate_in_hz)
             self._stream.set_io_ratio(
-                self._rate_in_hz * (1.0 + self._rate_error), self._rate_hz, slew
+                self._front_hz * (1.0 + self._rate_error), self._rate_hz, slew
             )
         self._taken += len(chunk.samples)
         self._since_s += len(chunk.samples) / self._rate_in_hz
@@ -230,11 +235,11 @@ class _FollowingRun:
     def finish(self) -> Float32Array:
         """The rest: up to where the last sample taken lies, to the nearest sample."""
         if self._made:
-            lag = self._lag_ns * self._rate_hz / NS_PER_S / (1.0 + self._rate_error)
+            lag = self._behind_ns() * self._rate_hz / NS_PER_S / (1.0 + self._rate_error)
             rest = math.ceil(lag - 0.5) + min(0, self._made - self._skip)
         else:
             rest = -(-self._taken * self._rate_hz // self._rate_in_hz)
-        silence = np.zeros(self._rate_in_hz // 100, np.float32)
+        silence = np.zeros(-(-64 * self._rate_in_hz // self._rate_hz), np.float32)
         return self._made_of(silence, last=True)[:rest]
 
     def _end_ns(self) -> int:
@@ -242,9 +247,19 @@ class _FollowingRun:
         if not self._made:
             return self.t0_ns + self._taken * NS_PER_S // self._rate_in_hz
         next_ns = self.t0_ns + (self._made - self._skip) * NS_PER_S // self._rate_hz
-        return next_ns + self._lag_ns
+        return next_ns + self._behind_ns()
+
+    def _behind_ns(self) -> int:
+        """How long before the end of what was taken the next sample to be made was heard."""
+        front_ns = (
+            self._taken * NS_PER_S // self._rate_in_hz - self._fed * NS_PER_S // self._front_hz
+        )
+        return front_ns + self._lag_ns
 
     def _made_of(self, samples: Float32Array, *, last: bool = False) -> Float32Array:
+        if self._front is not None:
+            samples = np.asarray(self._front.resample_chunk(samples, last=last), np.float32)
+        self._fed += len(samples)
         made = np.asarray(self._stream.resample_chunk(samples, last=last), np.float32)
         skipped = min(len(made), max(0, self._skip - self._made))
         self._made += len(made)
@@ -260,6 +275,20 @@ class _FollowingRun:
         self._integral = min(max(self._integral, -_MAX_RATE_ERROR), _MAX_RATE_ERROR)
         wanted = 2 * bandwidth * self._deviation_s + self._integral
         self._rate_error = min(max(wanted, -_MAX_RATE_ERROR), _MAX_RATE_ERROR)
+
+
+def _front_hz(rate_in_hz: int, rate_hz: int) -> int:
+    """The rate of the variable stage's input, to which a fixed stage brings the source's.
+
+    libsoxr's variable-rate resampler changes its number of halvings where the ratio crosses a
+    power of two, and then no longer holds back the same stretch. A ratio that the servo could move
+    across one (32 kHz to 16 kHz) is therefore avoided; at 1 and below nothing is halved.
+    """
+    ratio = rate_in_hz / rate_hz
+    nearest = 2.0 ** round(math.log2(ratio))
+    if nearest < 2 or abs(ratio / nearest - 1.0) > 2 * _MAX_RATE_ERROR:
+        return rate_in_hz
+    return rate_hz * 3 // 2
 
 
 def _variable_stream(rate_in_hz: int, rate_hz: int) -> soxr.ResampleStream:
@@ -287,9 +316,9 @@ class _Lag:
 @functools.lru_cache(maxsize=16)
 def _lag(rate_in_hz: int, rate_hz: int) -> _Lag:
     """Measured with a pulse, as libsoxr does not state it: its ``delay`` is a constant."""
-    pulse_s, width_s, length_s = 0.05, 0.001, 0.1
-    t = np.arange(round(length_s * rate_in_hz)) / rate_in_hz
-    pulse = np.exp(-0.5 * ((t - pulse_s) / width_s) ** 2).astype(np.float32)
+    at, width, length = 800, 16, 1600  # output samples
+    position = np.arange(length * rate_in_hz // rate_hz) * (rate_hz / rate_in_hz)
+    pulse = np.exp(-0.5 * ((position - at) / width) ** 2).astype(np.float32)
     stream = _variable_stream(rate_in_hz, rate_hz)
     pieces, taken, given, held = [], 0, 0, math.inf
     for piece in np.split(pulse, range(37, len(pulse), 37)):
@@ -301,4 +330,4 @@ def _lag(rate_in_hz: int, rate_hz: int) -> _Lag:
     pieces.append(stream.resample_chunk(np.zeros_like(pulse), last=True))
     made = np.concatenate(pieces).astype(np.float64)
     centroid = float(np.arange(len(made)) @ made / made.sum())
-    return _Lag(held=held + 0.5, shift=centroid - pulse_s * rate_hz)
+    return _Lag(held=held + 0.5, shift=centroid - at)

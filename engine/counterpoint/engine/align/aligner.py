@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from counterpoint.engine.align.audio import AudioTrack
 from counterpoint.engine.align.chat import ChatTrack
 from counterpoint.engine.align.progress import Progress
+from counterpoint.engine.align.revisions import NEVER_NS, Given, Revisions
 from counterpoint.engine.align.video import VideoTrack
-from counterpoint.engine.align.window import AlignSpec, Counters, Output, Tally, Window
+from counterpoint.engine.align.window import (
+    AlignSpec,
+    Counters,
+    Output,
+    Part,
+    State,
+    Status,
+    Tally,
+    Window,
+)
 from counterpoint.streams.types import (
     AudioChunk,
     Bound,
@@ -21,20 +32,34 @@ from counterpoint.streams.types import (
     VideoFrame,
 )
 
+_LATE = "arrived after the window was final"
 _TRUST = {tier: rank for rank, tier in enumerate(Tier)}
+
+
+def _late(part: Part) -> Part:
+    return replace(part, state=State.LATE, reason=_LATE)
 
 
 class Aligner:
     """One session's aligner: push items, advance the clock, take the outputs.
 
-    A cell of video or audio is closed as soon as its source's bound reaches the cell's end, at
-    the latest by the window that ends with it. What arrives for a closed cell is late.
+    A cell of video or audio is given as soon as its source's bound reaches the cell's end, at
+    the latest with the window that ends with it.
 
-    Window k with end e is closed, after window k - 1, at the first instant from e on at which
-    each source of video and audio is complete (bound >= e, or ended) or idle, or at
-    e + deadline_ns. Chat is never waited for. At one instant, arrivals come before closings.
+    Window k with end e is given, after window k - 1, at the first instant from e on at which
+    each required source is complete (bound >= e, or ended) or idle, or at e + deadline_ns.
+    Chat is complete when its heartbeat has reached e, and never idle. At one instant, arrivals
+    come before closings.
 
-    Each event costs the same however long the session or a context is.
+    Without a lateness that is all, and what arrives for a cell that was given is late. With one,
+    cells and windows stay open until e + deadline_ns + lateness_ns, when they are settled. A
+    window that some required source was still to fill is provisional, and final as soon as each
+    is complete or idle, at the latest when it is settled; a final one whose content differs by
+    then is amended. Cells that have changed are given again before the next window that can name
+    them, and at no other time.
+
+    Each event costs the same however long the session or a context is; it grows with the number
+    of windows that are not settled.
 
     Args:
         spec: grid, contexts, patience.
@@ -63,9 +88,12 @@ class Aligner:
         self._tier, self._error_ns = Tier.MEDIA, 0
         self._now_ns = 0
         self._windows = 0
+        self._revised = 0
         self._next_end_ns = spec.hop_ns
         self._finished = False
         self._outputs: list[Output] = []
+        self._revisions = Revisions()
+        self._settle_after_ns = spec.deadline_ns + spec.lateness_ns
         # Never after the next instant at which something is due; may be before it.
         self._wake_ns = 0
 
@@ -106,8 +134,10 @@ class Aligner:
             track.tallies.out_of_range += 1
             return
         track.push(frame)
-        if progress.bound_ns >= track.next_end_ns:
+        if progress.bound_ns >= track.next_end_ns or self._revisions.provisional:
             self._wake_ns = now_ns
+        if track.touched:
+            self._touch(Modality.VIDEO, track.touched)
 
     def _push_audio(self, chunk: AudioChunk, now_ns: int) -> None:
         progress = self._source(Modality.AUDIO, chunk.source)
@@ -121,8 +151,10 @@ class Aligner:
             track.refuse(chunk)
             return
         track.push(chunk, limit_ns)
-        if progress.bound_ns >= track.next_end_ns:
+        if progress.bound_ns >= track.next_end_ns or self._revisions.provisional:
             self._wake_ns = now_ns
+        if track.touched:
+            self._touch(Modality.AUDIO, track.touched)
 
     def _push_chat(self, line: ChatLine, now_ns: int) -> None:
         progress = self._source(Modality.CHAT, line.source)
@@ -133,6 +165,14 @@ class Aligner:
             tallies.out_of_range += 1
             return
         self._chat.push(line, self._outputs)
+        if self._chat.touched:
+            self._touch(Modality.CHAT, self._chat.touched)
+
+    def _touch(self, modality: Modality, touched: list[range]) -> None:
+        for windows in touched:
+            self._revisions.touch(modality, windows)
+        touched.clear()
+        self._wake_ns = self._now_ns
 
     def _push_progress(self, item: Bound | ClockUpdate | SourceEnded, now_ns: int) -> None:
         progress = self._source(item.modality, item.source)
@@ -177,15 +217,23 @@ class Aligner:
             return self._now_ns
         if self._finished:
             return None
-        self._wake_ns = self._due_ns()
-        return self._wake_ns
+        due_ns = self._due_ns()
+        self._wake_ns = min(due_ns, self._revisions.settles_ns)
+        return due_ns
 
     def _due_ns(self) -> int:
         """The next instant, from now on, at which a cell or window is to be closed."""
         for progress, track in self._celled:
             if progress.bound_ns >= track.next_end_ns:
                 return self._now_ns
-        return max(self._now_ns, self._release_ns(self._next_end_ns, self._spec.deadline_ns))
+        revisions = self._revisions
+        due_ns = min(
+            self._release_ns(self._next_end_ns, self._spec.deadline_ns), revisions.amend_ns
+        )
+        if revisions.provisional:
+            end_ns = revisions.provisional[0].end_ns
+            due_ns = min(due_ns, self._release_ns(end_ns, self._settle_after_ns))
+        return max(self._now_ns, due_ns)
 
     def _release_ns(self, end_ns: int, patience_ns: int) -> int:
         """When the window that ends at ``end_ns`` waits no longer if nothing more arrives."""
@@ -198,6 +246,15 @@ class Aligner:
             hold_ns = max(hold_ns, end_ns + self._spec.chat_delay_ns)
         return min(hold_ns, end_ns + patience_ns)
 
+    def _waits(self, end_ns: int) -> bool:
+        """Whether some required source is, now, neither complete up to ``end_ns`` nor idle."""
+        for progress, _ in self._celled:
+            waits = progress.required and progress.bound_ns < end_ns and not progress.ended
+            if waits and self._now_ns < progress.last_arrival_ns + self._spec.idle_ns:
+                return True
+        chat = self._awaited_chat
+        return chat is not None and not chat.ended and self._chat.bound_ns(self._now_ns) < end_ns
+
     def _close_until(self, until_ns: int) -> None:
         """Close everything due up to ``until_ns``, each at its own instant."""
         while (due_ns := self._due_ns()) <= until_ns:
@@ -205,44 +262,91 @@ class Aligner:
             for progress, track in self._celled:
                 if progress.bound_ns >= track.next_end_ns:
                     track.seal(progress.bound_ns // self._spec.hop_ns, self._outputs)
-            if self._due_ns() <= due_ns:
+            self._revise(due_ns)
+            if self._release_ns(self._next_end_ns, self._spec.deadline_ns) <= due_ns:
                 self._emit()
-        self._wake_ns = due_ns
+        self._revise(until_ns)
+        self._wake_ns = min(due_ns, self._revisions.settles_ns)
+
+    def _revise(self, until_ns: int) -> None:
+        """Settle the windows that are over by ``until_ns``, and give again those that are due."""
+        revisions = self._revisions
+        while revisions.settles_ns <= until_ns:
+            given, again = revisions.settle()
+            if again:
+                self._give(given)
+            self._settle(given.index)
+        while revisions.provisional and not self._waits(revisions.provisional[0].end_ns):
+            self._give(revisions.finalise())
+
+    def _settle(self, index: int) -> None:
+        """Windows up to ``index`` will not be given again: forget what only they could need."""
+        for _, track in self._celled:
+            track.settle(index)
+        self._chat.settle(index)
 
     def _emit(self) -> None:
-        """Close the next window, now."""
+        """Give the next window for the first time, now."""
         self._windows += 1
-        index, end_ns = self._windows, self._next_end_ns
+        end_ns = self._next_end_ns
         self._next_end_ns += self._spec.hop_ns
+        given = Given(
+            index=self._windows,
+            end_ns=end_ns,
+            settles_ns=end_ns + self._settle_after_ns,
+            epoch=self._epoch,
+        )
+        if not self._spec.lateness_ns:
+            self._give(given)
+            self._settle(given.index)
+            return
+        if self._waits(end_ns):
+            given.status = Status.PROVISIONAL
+        self._give(given)
+        self._revisions.add(given)
+
+    def _give(self, given: Given) -> None:
+        """Give a window as it is now, after the cells that it names."""
+        index = given.index
         for _, track in self._celled:
+            track.revise(index, self._outputs)
             track.seal(index, self._outputs)
         video_cells, video = self._video.part(index, self._now_ns)
         audio_cells, audio = self._audio.part(index, self._now_ns)
         chat_lines, chat = self._chat.part(index, self._now_ns)
         parts = {Modality.VIDEO: video, Modality.AUDIO: audio, Modality.CHAT: chat}
+        complete = all(
+            parts[modality].complete
+            for modality, progress in self._progress.items()
+            if progress.required
+        )
+        if given.status is Status.AMENDED:
+            for modality in given.changed:
+                parts[modality] = _late(parts[modality])
+        given.changed.clear()
         self._outputs.append(
             Window(
                 index=index,
-                end_ns=end_ns,
+                end_ns=given.end_ns,
                 video_cells=video_cells,
                 audio_cells=audio_cells,
                 chat_lines=chat_lines,
                 parts=parts,
                 emitted_ns=self._now_ns,
-                complete=all(
-                    parts[modality].complete
-                    for modality, progress in self._progress.items()
-                    if progress.required
-                ),
-                epoch=self._epoch,
+                complete=complete,
+                epoch=given.epoch,
+                status=given.status,
+                revision=given.revision,
                 tier=self._tier,
                 align_error_ns=self._error_ns,
             )
         )
+        self._revised += given.revision > 0
 
     def finish(self, end_ns: int) -> list[Output]:
-        """End the session at ``end_ns``: every source ends, windows k with
-        k * hop <= end + hop / 2 that were not yet emitted are, now.
+        """End the session at ``end_ns``: every source ends; provisional windows are final and
+        changed ones amended, now; windows k with k * hop <= end + hop / 2 that were not yet given
+        are, as final.
 
         What lies beyond the last of them is out of range, and so is what is pushed later.
         """
@@ -251,8 +355,10 @@ class Aligner:
             self._finished = True
             for progress in self._progress.values():
                 progress.end(None)
+            self._revise(NEVER_NS - 1)
             while 2 * self._next_end_ns <= 2 * end_ns + self._spec.hop_ns:
                 self._emit()
+            self._revise(NEVER_NS - 1)
             for track in (self._video, self._audio, self._chat):
                 track.abandon()
         outputs, self._outputs = self._outputs, []
@@ -288,6 +394,7 @@ class Aligner:
             items=items,
             audio_samples=self._audio.samples.snapshot(self._audio.samples_in_flight()),
             windows=self._windows,
+            revisions=self._revised,
         )
 
     def check(self) -> None:
@@ -300,10 +407,13 @@ class Aligner:
             assert tally.received == settled + tally.in_flight, f"{name}: {tally}"
             assert not (self._finished and tally.in_flight), f"{name} after the end: {tally}"
         assert self._next_end_ns == (self._windows + 1) * self._spec.hop_ns
+        self._revisions.check(self._settle_after_ns // self._spec.hop_ns + 1)
         ahead = self._spec.max_ahead_ns // self._spec.hop_ns + 2
         now_cell = self._now_ns // self._spec.hop_ns
         for _, track in self._celled:
             assert track.ledger.last >= self._windows, "a window was given before its cells"
             assert track.next_end_ns == (track.ledger.last + 1) * self._spec.hop_ns
             assert track.in_flight() >= 0
+            assert not track.touched
+            assert track.closed <= track.ledger.last
             assert track.ledger.last <= max(now_cell + 2 * ahead, self._windows)

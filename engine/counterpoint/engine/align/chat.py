@@ -23,21 +23,30 @@ class ChatTrack:
     only when there is no such window.
 
     Lines wait in buckets, one for each window, of which each keeps its newest `chat_max_lines`:
-    older ones could be in no window. ``_recent`` holds the newest lines of windows given so far.
+    older ones could be in no window. ``_recent`` holds the newest lines up to the last settled
+    window (without a lateness: the last one given), ``_kept`` those that were named since, by the
+    first window that can hold them.
+
+    Attributes:
+        touched: windows whose content has changed since the aligner last looked.
     """
 
     def __init__(self, spec: AlignSpec, progress: Progress | None) -> None:
         self._spec = spec
         self.progress = progress
         self.tallies = Tallies()
-        self._next_window = 1
+        self.touched: list[range] = []
+        self._settled = 0
+        self._given = 0
         self._recent: list[ChatLine] = []
+        self._kept: dict[int, list[ChatLine]] = {}
         self._buckets: dict[int, list[ChatLine]] = {}
 
     def push(self, line: ChatLine, outputs: list[Output]) -> None:
         """Take a line that is in range; gives it at once if it can be in a window."""
         spec = self._spec
-        if line.t_ns < self._next_window * spec.hop_ns - spec.chat_context_ns:
+        first = self._settled + 1
+        if line.t_ns < first * spec.hop_ns - spec.chat_context_ns:
             self.tallies.late += 1
             return
         key = _order(line)
@@ -45,11 +54,17 @@ class ChatTrack:
         if recent and key <= _order(recent[-1]) and key in map(_order, recent):
             self.tallies.duplicate += 1
             return
-        window = max(self._next_window, line.t_ns // spec.hop_ns + 1)
+        window = max(first, line.t_ns // spec.hop_ns + 1)
+        if window in self._kept and key in map(_order, self._kept[window]):
+            self.tallies.duplicate += 1
+            return
         bucket = self._buckets.setdefault(window, [])
         place = bisect_left(bucket, key, key=_order)
         if place < len(bucket) and _order(bucket[place]) == key:
             self.tallies.duplicate += 1
+            return
+        if window <= self._given and not self._join(line, window):
+            self.tallies.not_sampled += 1
             return
         full = len(bucket) == spec.chat_max_lines
         if full:
@@ -60,6 +75,33 @@ class ChatTrack:
         if full:
             del bucket[0]
         outputs.append(Line(line=line))
+
+    def _join(self, line: ChatLine, window: int) -> bool:
+        """Whether a line is among the newest of ``window``, which was given; touches those that
+        it changes. Where others are newer they are in all later windows too."""
+        spec = self._spec
+        key = _order(line)
+        last = window - 1
+        merged = self._newest(window)
+        while last < self._given and line.t_ns >= (last + 1) * spec.hop_ns - spec.chat_context_ns:
+            if len(merged) == spec.chat_max_lines and key < _order(merged[0]):
+                break
+            last += 1
+            more = self._kept.get(last + 1, []) + self._buckets.get(last + 1, [])
+            if more:
+                merged = sorted(merged + more, key=_order)[-spec.chat_max_lines :]
+        if last < window:
+            return False
+        self.touched.append(range(window, last + 1))
+        return True
+
+    def _newest(self, last: int) -> list[ChatLine]:
+        """The newest lines of all for window ``last``, oldest first; some may be too old for it."""
+        lines = self._recent.copy()
+        for window in range(self._settled + 1, last + 1):
+            lines += self._kept.get(window, ())
+            lines += self._buckets.get(window, ())
+        return sorted(lines, key=_order)[-self._spec.chat_max_lines :]
 
     def bound_ns(self, now_ns: int) -> int:
         """The heartbeat: lines sent before have arrived, as far as the allowed delay goes."""
@@ -72,19 +114,37 @@ class ChatTrack:
         spec = self._spec
         end_ns = last * spec.hop_ns
         start_ns = end_ns - spec.chat_context_ns
-        fresh = self._buckets.pop(last, [])
-        merged = sorted(self._recent + fresh, key=_order)[-spec.chat_max_lines :]
-        self._recent = [line for line in merged if line.t_ns >= start_ns]
-        self._next_window = last + 1
-        if fresh:
-            oldest = _order(merged[0])
-            used = sum(_order(line) >= oldest for line in fresh)
-            self.tallies.used += used
-            self.tallies.not_sampled += len(fresh) - used
-        part = self._stand(max(0, start_ns), end_ns, now_ns)
-        return tuple(line.sequence for line in self._recent), part
+        self._given = max(self._given, last)
+        lines = [line for line in self._newest(last) if line.t_ns >= start_ns]
+        for window in range(self._settled + 1, last + 1):
+            if window in self._buckets:
+                self._use(window, {_order(line) for line in lines})
+        # What its first window does not name, as others are newer, none will.
+        self.tallies.not_sampled += len(self._buckets.pop(last, ()))
+        part = self._stand(lines, max(0, start_ns), end_ns, now_ns)
+        return tuple(line.sequence for line in lines), part
 
-    def _stand(self, start_ns: int, end_ns: int, now_ns: int) -> Part:
+    def _use(self, window: int, named: set[tuple[int, int]]) -> None:
+        """Keep those of the lines waiting in a bucket that are named now."""
+        waiting = self._buckets.pop(window)
+        used = [line for line in waiting if _order(line) in named]
+        self.tallies.used += len(used)
+        kept = sorted(self._kept.get(window, []) + used, key=_order)
+        if kept:
+            self._kept[window] = kept[-self._spec.chat_max_lines :]
+        if len(used) < len(waiting):
+            self._buckets[window] = [line for line in waiting if _order(line) not in named]
+
+    def settle(self, index: int) -> None:
+        """The next window was given for the last time."""
+        start_ns = index * self._spec.hop_ns - self._spec.chat_context_ns
+        lines = self._recent
+        if index in self._kept:
+            lines = sorted(lines + self._kept.pop(index), key=_order)[-self._spec.chat_max_lines :]
+        self._recent = [line for line in lines if line.t_ns >= start_ns]
+        self._settled = index
+
+    def _stand(self, lines: list[ChatLine], start_ns: int, end_ns: int, now_ns: int) -> Part:
         """The table of `State` for chat."""
         progress = self.progress
         complete, coverage = False, 0.0
@@ -96,7 +156,7 @@ class ChatTrack:
             complete = bound_ns >= end_ns
             coverage = min(1.0, max(0.0, (bound_ns - start_ns) / (end_ns - start_ns)))
             quiet_ns = now_ns - progress.last_arrival_ns
-            if self._recent:
+            if lines:
                 state = State.PRESENT
             elif progress.ended:
                 state, reason, coverage = State.MISSING, progress.ended_reason(), 0.0
@@ -111,7 +171,7 @@ class ChatTrack:
             state=state,
             reason=reason,
             coverage=coverage,
-            age_ns=end_ns - self._recent[-1].t_ns if self._recent else None,
+            age_ns=end_ns - lines[-1].t_ns if lines else None,
             complete=complete,
         )
 

@@ -93,6 +93,17 @@ class Ledger:
         self.last += 1
         self.totals[self.last] = (total + units, newest if newest_ns is None else newest_ns)
 
+    def amend(self, index: int, units: int, newest_ns: int) -> None:
+        """Cell ``index`` got ``units`` more; its newest content is of ``newest_ns`` now.
+
+        Content of a cell is only ever added or replaced by newer content.
+        """
+        for cell in range(index, self.last + 1):
+            total, newest = self.totals[cell]
+            if newest is None or newest < newest_ns:
+                newest = newest_ns
+            self.totals[cell] = (total + units, newest)
+
     def content(self, cells: range) -> tuple[int, int | None]:
         """Units in ``cells``, and the time of the newest content among them, if any."""
         if not cells:

@@ -296,9 +296,11 @@ class Counters:
     Fields:
         items: for each modality with a source.
         audio_samples: the same for single samples of audio.
-        windows: windows given.
+        windows: windows given for the first time.
+        revisions: windows given again: finals after a provisional one, and amendments.
     """
 
     items: Mapping[Modality, Tally]
     audio_samples: Tally
     windows: int
+    revisions: int = 0

@@ -25,7 +25,6 @@ class Reporter:
         session: its name.
         bundle: whose models were used.
         stride: bundle hops from one window to the next.
-        placing_error_ns: how far sound may lie from the instant that its source stated.
         wall_ns: session time -> nanoseconds since the Unix epoch.
     """
 
@@ -35,13 +34,11 @@ class Reporter:
         session: str,
         bundle: Bundle,
         stride: int,
-        placing_error_ns: int,
         wall_ns: Callable[[int], int],
     ) -> None:
         self._session = session
         self._bundle = bundle
         self._stride = stride
-        self._placing_error_ns = placing_error_ns
         self._wall_ns = wall_ns
         self._stated: dict[str, int] = {}
 
@@ -99,7 +96,7 @@ class Reporter:
                 )
                 for row, modality in enumerate(MODALITIES)
             },
-            align_error_ms=(window.align_error_ns + self._placing_error_ns) / 1e6,
+            align_error_ms=(window.align_error_ns + due.placing_error_ns) / 1e6,
             align_tier=window.tier.value,
             skipped_windows=skipped,
             dropped=new,

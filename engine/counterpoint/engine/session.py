@@ -23,7 +23,7 @@ from counterpoint.engine.encode import Counts, Encoder, SessionEncoder
 from counterpoint.engine.fuse import Fused
 from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction
-from counterpoint.engine.preprocess.resample import CONTIGUOUS_TOLERANCE_NS, StreamResampler
+from counterpoint.engine.preprocess.resample import StreamResampler
 from counterpoint.engine.report import Reporter
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Batch, Due, Work, WorkQueue
@@ -31,7 +31,15 @@ from counterpoint.streams.errors import FailedError
 from counterpoint.streams.mailbox import Mailbox, MailboxStats
 from counterpoint.streams.pump import pump
 from counterpoint.streams.runtime import Runtime
-from counterpoint.streams.types import AudioChunk, Item, Modality, Source, SourceEnded
+from counterpoint.streams.types import (
+    AudioChunk,
+    ClockUpdate,
+    Item,
+    Modality,
+    Source,
+    SourceEnded,
+    Tier,
+)
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +185,8 @@ class Session:
             keep_features=tap is not None and tap.wants_features,
         )
         self._resampler = StreamResampler(models.bundle.manifest.modalities.audio.rate_hz)
+        self._has_sound = Modality.AUDIO in sources
+        self._sound_epoch = 0
         self._mailbox = Mailbox(
             {
                 Modality.VIDEO: config.queues.video_frames,
@@ -194,7 +204,6 @@ class Session:
             bundle=models.bundle,
             stride=self._stride,
             # Sound that is this close to contiguous is taken as contiguous.
-            placing_error_ns=CONTIGUOUS_TOLERANCE_NS if Modality.AUDIO in sources else 0,
             wall_ns=self._wall_ns,
         )
         self._origin_ns = 0
@@ -331,6 +340,15 @@ class Session:
         """Sound at the bundle's rate; the ends of sources noted."""
         if isinstance(item, AudioChunk):
             return self._resampler.push(item)
+        if isinstance(item, ClockUpdate) and item.modality is Modality.AUDIO:
+            held: tuple[Item, ...] = ()
+            if item.epoch > self._sound_epoch:
+                # What the filter still holds belongs before the break.
+                self._sound_epoch = item.epoch
+                held = self._resampler.flush()
+            if item.tier is not Tier.MEDIA:
+                held += self._resampler.follow()
+            return (*held, item)
         if isinstance(item, SourceEnded):
             self._end_ns = max(self._end_ns, item.t_ns)
             if item.error is not None:
@@ -352,8 +370,13 @@ class Session:
                         window=output,
                         counters=self._aligner.counters(),
                         ready_ns=self._runtime.now_ns(),
+                        placing_error_ns=self._placing_error_ns(),
                     )
                 )
+
+    def _placing_error_ns(self) -> int:
+        """How far sound may lie from the instant that its source stated."""
+        return self._resampler.placing_error_ns if self._has_sound else 0
 
     async def _infer(self) -> None:
         while (batch := await self._work.take()) is not None:

@@ -28,11 +28,13 @@ class Due:
         window: as the aligner gave it.
         counters: the aligner's conservation counters when it gave the window.
         ready_ns: monotonic instant at which it was handed over.
+        placing_error_ns: how far its sound may lie from the instants that the source stated.
     """
 
     window: Window
     counters: Counters
     ready_ns: int
+    placing_error_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

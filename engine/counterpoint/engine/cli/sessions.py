@@ -123,7 +123,7 @@ async def _subscribe_async(args: argparse.Namespace) -> int:
     else:
         await check_reachable(spec)
         url = spec
-    with SystemRuntime() as runtime, _follower(args) as show:
+    with SystemRuntime() as runtime, _follower(args) as show_:
         # An embedded Redis goes away with its engine, so there is nothing to wait for then.
         follow = Subscriber(url, runtime).follow(
             args.session, since=args.since, until_end=args.until_end or embedded

@@ -31,7 +31,17 @@ def test_the_readmes_commands_are_ones_the_command_line_takes() -> None:
     for command in commands:
         parse_arguments(shlex.split(command))
     table = re.findall(r"(?m)^\| `counterpoint ([a-z]+)", text)
-    assert table == ["demo", "replay", "run", "subscribe", "bundle", "doctor"]
+    assert table == [
+        "demo",
+        "replay",
+        "run",
+        "record",
+        "replay",
+        "timeline",
+        "subscribe",
+        "bundle",
+        "doctor",
+    ]
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -44,7 +44,7 @@ class Capsule:
     predictions_total: int
     _extent: Extent
 
-    def items(self) -> Iterator[tuple[int, Item]]:
+    def arrivals(self) -> Iterator[tuple[int, Item]]:
         """(effective arrival, item), in order."""
         decoder = ItemDecoder(media=self.header.media)
         for record in self._records(Kind.PICTURES, Kind.ARRIVAL):

@@ -16,7 +16,7 @@ class CapsuleSource:
 
     def __init__(self, capsule: Capsule) -> None:
         self._sources = dict(capsule.header.sources)
-        self._items = capsule.items()
+        self._arrivals = capsule.arrivals()
         self._after_ns = capsule.reached_ns + 1
         self._last_ns = 0
         self._told_last = False
@@ -36,12 +36,12 @@ class CapsuleSource:
         return Step(items=tuple(items), next_wake_ns=None if self._next is None else self._next[0])
 
     def close(self) -> None:
-        self._items = iter(())
+        self._arrivals = iter(())
         self._told_last = True
         self._next = None
 
     def _take(self) -> tuple[int, Item] | None:
-        taken = next(self._items, None)
+        taken = next(self._arrivals, None)
         if taken is not None:
             self._last_ns = taken[0]
             return taken

@@ -55,7 +55,8 @@ class Verdict:
         exact: whether every field had to be the same; else within the tolerance.
         because: the parts of the platform that differ, where it is not exact.
         compared: predictions that both have.
-        beyond: predictions after the last one of a capsule that breaks off; not compared.
+        beyond: predictions after the last one of a capsule that breaks off, or of a session that
+            was stopped; not compared.
         differences: the first `MAX_DIFFERENCES`.
         differing: how many there are in all.
         incomplete: why the capsule is not complete; None if it is.
@@ -111,14 +112,15 @@ class Verifier:
     def __init__(self, capsule: Capsule, *, platform: Mapping[str, Any] | None = None) -> None:
         because = differing(capsule.header.platform, platform or fingerprint())
         self._recorded = capsule.predictions()
-        self._complete = capsule.complete
+        # A stopped session, too, may have had a window in work whose prediction never came.
+        self._to_its_end = capsule.complete and capsule.end_ns is not None
         self._verdict = Verdict(exact=not because, because=because, incomplete=capsule.reason)
 
     def offer(self, prediction: Prediction) -> None:
         now = to_document(prediction)
         recorded = next(self._recorded, None)
         if recorded is None:
-            if self._complete:
+            if self._to_its_end:
                 self._add(now, "", _ABSENT, "a prediction")
             else:
                 self._verdict.beyond += 1

@@ -3,7 +3,7 @@
 G2 to G6 again along the way, and the part of G11 that is the aligner's: its memory is bounded. The
 mapping of drifting clocks is tested with the clocks; what reaches the aligner is their residue, a
 few milliseconds, and now and then a break. What an event costs is counted in lines of Python
-executed, not in time. The rates are below a camera's, 10 pictures and 10 chunks of sound a second,
+executed, not in time. The rates are below a camera's, 5 pictures and 5 chunks of sound a second,
 so that it takes seconds; no rule depends on the rate.
 """
 
@@ -24,7 +24,7 @@ from counterpoint.streams.types import AudioChunk, ChatLine, Item, Modality, Tie
 from tests.support.align_sessions import MS, NAMES, Arrival, S, bound, clock, ended
 
 HOUR = 3_600 * S
-PERIOD = 100 * MS
+PERIOD = 200 * MS
 RATE_HZ = 100
 SPEC = AlignSpec(audio_rate_hz=RATE_HZ, lateness_ns=1 * S)
 PIXEL = np.zeros((1, 1), np.uint8)

@@ -164,6 +164,8 @@ class RevisionOracle:
             if not voice.over:
                 voice.over, voice.error = True, None
         for index in sorted(self.of_window):
+            if self._settles(index) < now:
+                continue
             last = self.of_window[index][-1]
             if last.status == "provisional":
                 self._give(index, "final", now)

@@ -25,8 +25,8 @@ to a millisecond or to their own tick, and a click costs more than the shift."""
 
 TRACKING_ERROR_NS = 1_500_000
 """How far from its mapped time a sample lies at most, `SETTLING_NS` after the start of a run that
-follows a clock. Measured for chunks up to 100 ms with up to 1 ms of jitter: 0.6 ms (chunks of 20 ms)
-to 1.1 ms (of 100 ms), and 1.3 ms while a slew of 5 ms/s sets in."""
+follows a clock, for chunks up to 100 ms. Measured with up to 1 ms of jitter: 0.6 ms with chunks of
+20 ms, 1.1 ms with 100 ms, and 1.3 ms while a slew of 5 ms/s sets in."""
 
 SETTLING_NS = 3 * NS_PER_S
 """Until then a run that follows is only known to be within `CONTIGUOUS_TOLERANCE_NS`, for its first
@@ -305,8 +305,8 @@ class _Lag:
     """Of the variable-rate filter at its nominal ratio, in output samples.
 
     Fields:
-        held: how many samples it has given less than its input lasts: the least, and half a sample,
-            for it gives whole ones.
+        held: how many samples it has given less than its input lasts, on average: it gives whole
+            ones, so it varies by one.
         shift: how much later than in the input sound lies in the output.
     """
 
@@ -321,14 +321,15 @@ def _lag(rate_in_hz: int, rate_hz: int) -> _Lag:
     position = np.arange(length * rate_in_hz // rate_hz) * (rate_hz / rate_in_hz)
     pulse = np.exp(-0.5 * ((position - at) / width) ** 2).astype(np.float32)
     stream = _variable_stream(rate_in_hz, rate_hz)
-    pieces, taken, given, held = [], 0, 0, math.inf
+    pieces, held = [], []
+    taken = given = 0
     for piece in np.split(pulse, range(37, len(pulse), 37)):
         pieces.append(stream.resample_chunk(piece))
         taken += len(piece)
         given += len(pieces[-1])
         if given:
-            held = min(held, taken * rate_hz / rate_in_hz - given)
+            held.append(taken * rate_hz / rate_in_hz - given)
     pieces.append(stream.resample_chunk(np.zeros_like(pulse), last=True))
     made = np.concatenate(pieces).astype(np.float64)
     centroid = float(np.arange(len(made)) @ made / made.sum())
-    return _Lag(held=held + 0.5, shift=centroid - at)
+    return _Lag(held=float(np.mean(held)), shift=centroid - at)

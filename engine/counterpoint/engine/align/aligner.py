@@ -217,23 +217,36 @@ class Aligner:
             return self._now_ns
         if self._finished:
             return None
-        due_ns = self._due_ns()
-        self._wake_ns = min(due_ns, self._revisions.settles_ns)
+        due_ns = self._wake_ns = self._due_ns()
+        if self._revisions.settles_ns < due_ns:
+            self._wake_ns = self._revisions.settles_ns
         return due_ns
 
     def _due_ns(self) -> int:
         """The next instant, from now on, at which a cell or window is to be closed."""
+        end_ns = hold_ns = self._next_end_ns
         for progress, track in self._celled:
-            if progress.bound_ns >= track.next_end_ns:
+            bound_ns = progress.bound_ns
+            if bound_ns >= track.next_end_ns:
                 return self._now_ns
-        revisions = self._revisions
-        due_ns = min(
-            self._release_ns(self._next_end_ns, self._spec.deadline_ns), revisions.amend_ns
-        )
-        if revisions.provisional:
-            end_ns = revisions.provisional[0].end_ns
-            due_ns = min(due_ns, self._release_ns(end_ns, self._settle_after_ns))
+            # The same as `_release_ns`, written out: this is what every item costs.
+            if bound_ns < end_ns and progress.required and not progress.ended:
+                hold_ns = max(hold_ns, progress.last_arrival_ns + self._spec.idle_ns)
+        if self._awaited_chat is None:
+            due_ns = min(hold_ns, end_ns + self._spec.deadline_ns)
+        else:
+            due_ns = self._release_ns(end_ns, self._spec.deadline_ns)
+        if self._revisions.pending:
+            due_ns = min(due_ns, self._revision_due_ns())
         return max(self._now_ns, due_ns)
+
+    def _revision_due_ns(self) -> int:
+        """When a window is to be given again if nothing more arrives."""
+        revisions = self._revisions
+        if not revisions.provisional:
+            return revisions.amend_ns
+        end_ns = revisions.provisional[0].end_ns
+        return min(revisions.amend_ns, self._release_ns(end_ns, self._settle_after_ns))
 
     def _release_ns(self, end_ns: int, patience_ns: int) -> int:
         """When the window that ends at ``end_ns`` waits no longer if nothing more arrives."""
@@ -262,10 +275,12 @@ class Aligner:
             for progress, track in self._celled:
                 if progress.bound_ns >= track.next_end_ns:
                     track.seal(progress.bound_ns // self._spec.hop_ns, self._outputs)
-            self._revise(due_ns)
+            if self._revisions.pending:
+                self._revise(due_ns)
             if self._release_ns(self._next_end_ns, self._spec.deadline_ns) <= due_ns:
                 self._emit()
-        self._revise(until_ns)
+        if self._revisions.pending:
+            self._revise(until_ns)
         self._wake_ns = min(due_ns, self._revisions.settles_ns)
 
     def _revise(self, until_ns: int) -> None:

@@ -15,6 +15,13 @@ def _order(line: ChatLine) -> tuple[int, int]:
     return line.t_ns, line.sequence
 
 
+def _since(start_ns: int, lines: list[ChatLine]) -> list[ChatLine]:
+    """Those of ``lines``, oldest first, that were sent from ``start_ns`` on."""
+    if not lines or lines[0].t_ns >= start_ns:
+        return lines
+    return [line for line in lines if line.t_ns >= start_ns]
+
+
 class ChatTrack:
     """Keeps the newest lines.
 
@@ -97,11 +104,13 @@ class ChatTrack:
 
     def _newest(self, last: int) -> list[ChatLine]:
         """The newest lines of all for window ``last``, oldest first; some may be too old for it."""
-        lines = self._recent.copy()
+        more: list[ChatLine] = []
         for window in range(self._settled + 1, last + 1):
-            lines += self._kept.get(window, ())
-            lines += self._buckets.get(window, ())
-        return sorted(lines, key=_order)[-self._spec.chat_max_lines :]
+            more += self._kept.get(window, ())
+            more += self._buckets.get(window, ())
+        if not more:
+            return self._recent
+        return sorted(self._recent + more, key=_order)[-self._spec.chat_max_lines :]
 
     def bound_ns(self, now_ns: int) -> int:
         """The heartbeat: lines sent before have arrived, as far as the allowed delay goes."""
@@ -115,12 +124,13 @@ class ChatTrack:
         end_ns = last * spec.hop_ns
         start_ns = end_ns - spec.chat_context_ns
         self._given = max(self._given, last)
-        lines = [line for line in self._newest(last) if line.t_ns >= start_ns]
-        for window in range(self._settled + 1, last + 1):
-            if window in self._buckets:
-                self._use(window, {_order(line) for line in lines})
-        # What its first window does not name, as others are newer, none will.
-        self.tallies.not_sampled += len(self._buckets.pop(last, ()))
+        lines = _since(start_ns, self._newest(last))
+        if self._buckets:
+            for window in range(self._settled + 1, last + 1):
+                if window in self._buckets:
+                    self._use(window, {_order(line) for line in lines})
+            # What its first window does not name, as others are newer, none will.
+            self.tallies.not_sampled += len(self._buckets.pop(last, ()))
         part = self._stand(lines, max(0, start_ns), end_ns, now_ns)
         return tuple(line.sequence for line in lines), part
 
@@ -141,7 +151,7 @@ class ChatTrack:
         lines = self._recent
         if index in self._kept:
             lines = sorted(lines + self._kept.pop(index), key=_order)[-self._spec.chat_max_lines :]
-        self._recent = [line for line in lines if line.t_ns >= start_ns]
+        self._recent = _since(start_ns, lines)
         self._settled = index
 
     def _stand(self, lines: list[ChatLine], start_ns: int, end_ns: int, now_ns: int) -> Part:

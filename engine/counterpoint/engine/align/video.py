@@ -153,7 +153,9 @@ class VideoTrack:
                 chosen = self._carried
             elif stays_open:
                 self._kept[index] = chosen
-            if chosen is not None and not self._reaches(chosen, index):
+            if chosen is not None and chosen.t_ns < (
+                index * self._hop_ns - self._spec.video_tolerance_ns
+            ):
                 chosen = None
                 self.tallies.not_sampled += fresh
             elif fresh:

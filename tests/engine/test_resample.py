@@ -439,6 +439,16 @@ def test_the_error_it_states_is_the_smaller_one_only_once_a_followed_run_has_set
     assert following.placing_error_ns == CONTIGUOUS_TOLERANCE_NS
 
 
+@pytest.mark.parametrize(
+    ("chunk_s", "error_ns"), [(0.1, TRACKING_ERROR_NS), (0.25, CONTIGUOUS_TOLERANCE_NS)]
+)
+def test_chunks_too_long_for_the_servo_have_the_larger_error(chunk_s: float, error_ns: int) -> None:
+    resampler = StreamResampler(RATE_HZ, variable=True)
+    for chunk in recorded(tone, off_by(0), rate_hz=RATE_HZ, seconds=6, chunk_s=chunk_s):
+        resampler.push(chunk)
+    assert resampler.placing_error_ns == error_ns
+
+
 def test_what_the_variable_filter_holds_back_stays_below_20_ms() -> None:
     resampler, most = StreamResampler(RATE_HZ, variable=True), 0.0
     taken = given = 0

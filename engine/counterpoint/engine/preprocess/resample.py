@@ -32,6 +32,9 @@ SETTLING_NS = 3 * NS_PER_S
 """Until then a run that follows is only known to be within `CONTIGUOUS_TOLERANCE_NS`, for its first
 chunk's time may be wrong by any jitter."""
 
+_LONGEST_STEERED_NS = NS_PER_S // 10
+"""With longer chunks the servo is too slow for `TRACKING_ERROR_NS`."""
+
 _MAX_RATE_ERROR = 0.01
 """The servo's reach. Mapped times slew by at most 5 ms/s, oscillators are within 500 ppm."""
 
@@ -206,6 +209,7 @@ class _FollowingRun:
         self._skip = round(lag.shift)
         self._lag_ns = round((lag.held + lag.shift) * NS_PER_S / rate_hz)
         self._taken = 0
+        self._longest = 0  # chunk, in samples
         self._fed = 0  # to the variable stage
         self._made = 0  # by the filter: those skipped, then those given
         self._since_s = 0.0  # length of what was taken since the last measurement
@@ -216,7 +220,8 @@ class _FollowingRun:
     @property
     def placing_error_ns(self) -> int:
         settled = self.given * NS_PER_S >= SETTLING_NS * self._rate_hz
-        return TRACKING_ERROR_NS if settled else CONTIGUOUS_TOLERANCE_NS
+        steered = self._longest * NS_PER_S <= _LONGEST_STEERED_NS * self._rate_in_hz
+        return TRACKING_ERROR_NS if settled and steered else CONTIGUOUS_TOLERANCE_NS
 
     def continues(self, chunk: AudioChunk) -> bool:
         near = abs(self._end_ns() - chunk.t_ns) < CONTIGUOUS_TOLERANCE_NS
@@ -230,6 +235,7 @@ class _FollowingRun:
                 self._front_hz * (1.0 + self._rate_error), self._rate_hz, slew
             )
         self._taken += len(chunk.samples)
+        self._longest = max(self._longest, len(chunk.samples))
         self._since_s += len(chunk.samples) / self._rate_in_hz
         return self._made_of(chunk.samples)
 

@@ -15,11 +15,12 @@ from counterpoint.engine.align import (
     Line,
     Output,
     State,
+    Status,
     VideoCell,
     Window,
 )
 from counterpoint.engine.align.video import GAP_BLOCK, LEARN_GAPS
-from counterpoint.streams.types import Item, Modality
+from counterpoint.streams.types import ClockUpdate, Item, Modality, Tier
 from tests.support.align_sessions import MS, NAMES, S, bound, chunk, ended, frame, line
 
 V, A, C = Modality.VIDEO, Modality.AUDIO, Modality.CHAT
@@ -468,6 +469,400 @@ def test_a_bound_far_ahead_closes_no_more_cells_than_lie_in_range() -> None:
     aligner.push(bound(V, 1 << 60), 0)
     assert [index for index, _ in pictures(aligner.advance(0))] == [1, 2, 3, 4]
     aligner.check()
+
+
+# Clocks, breaks and what is required
+
+
+def clock(
+    modality: Modality, epoch: int = 0, tier: Tier = Tier.MEDIA, error_ns: int = 0
+) -> ClockUpdate:
+    return ClockUpdate(
+        source=NAMES[modality], modality=modality, t_ns=0, tier=tier, error_ns=error_ns, epoch=epoch
+    )
+
+
+def told(window: Window) -> tuple[int, Status, int, int]:
+    return window.index, window.status, window.revision, window.emitted_ns
+
+
+def test_an_item_that_comes_late_to_the_aligner_counts_as_arriving_at_the_instant_reached() -> None:
+    aligner = aligner_for(V)
+    aligner.advance(300 * MS)
+    assert aligner.now_ns == 300 * MS
+    aligner.push(frame(10), 200 * MS)
+    assert aligner.now_ns == 300 * MS
+    aligner.push(frame(20, 1), 310 * MS)
+    assert aligner.now_ns == 310 * MS
+
+
+def test_a_window_does_not_wait_for_an_optional_modality_and_says_that_it_was_incomplete() -> None:
+    aligner = aligner_for(V, A, spec=replace(SPEC, required=frozenset({A})))
+    aligner.push(frame(200 * MS), 240 * MS)
+    aligner.push(sound(0, 250), HOP)
+    (window,) = windows(aligner.advance(HOP))
+    assert window.complete
+    assert not window.parts[V].complete
+    assert window.parts[V].state is State.PARTIAL
+    assert window.parts[V].reason == "incomplete when the window was given"
+
+
+def test_a_window_waits_for_the_heartbeat_of_a_required_chat_but_never_for_an_idle_time() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, required=frozenset({C})))
+    assert aligner.next_wake_ns() == HOP + SPEC.chat_delay_ns
+    (first,) = windows(aligner.advance(HOP + SPEC.chat_delay_ns))
+    assert first.complete
+    aligner.push(bound(C, 2 * HOP), 2 * HOP - 1)
+    (second,) = windows(aligner.advance(2 * HOP))
+    assert second.emitted_ns == 2 * HOP
+    aligner.push(ended(C, 0), 2 * HOP + 1)
+    assert aligner.next_wake_ns() == 3 * HOP
+
+
+def test_a_required_chat_with_a_long_delay_holds_a_window_up_to_the_deadline() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, required=frozenset({C}), chat_delay_ns=5 * S))
+    (window,) = windows(aligner.advance(HOP + SPEC.deadline_ns))
+    assert window.emitted_ns == HOP + SPEC.deadline_ns
+    assert not window.complete
+
+
+def test_a_window_says_the_least_trusted_tier_and_the_sum_of_the_errors() -> None:
+    aligner = aligner_for(V, A, C)
+    aligner.push(clock(V, tier=Tier.CAPTURE, error_ns=3 * MS), 0)
+    aligner.push(clock(A, tier=Tier.REPORTS, error_ns=2 * MS), 0)
+    aligner.push(clock(C, tier=Tier.ARRIVAL, error_ns=90 * MS), 0)
+    (window,) = windows(aligner.advance(HOP))
+    assert (window.tier, window.align_error_ns, window.epoch) == (Tier.REPORTS, 5 * MS, 0)
+    aligner.push(clock(A, tier=Tier.CAPTURE, error_ns=1 * MS), HOP + 1)
+    (window,) = windows(aligner.finish(2 * HOP))
+    assert (window.tier, window.align_error_ns) == (Tier.CAPTURE, 4 * MS)
+
+
+def test_of_chat_alone_a_window_says_the_tier_of_chat() -> None:
+    aligner = aligner_for(C)
+    aligner.push(clock(C, tier=Tier.SERVER, error_ns=7 * MS), 0)
+    (window,) = windows(aligner.advance(HOP))
+    assert (window.tier, window.align_error_ns) == (Tier.SERVER, 7 * MS)
+
+
+def test_after_a_break_forward_the_step_is_not_learned_as_a_gap_and_no_window_is_left_out() -> None:
+    aligner = aligner_for(V)
+    for n in range(12):
+        aligner.push(frame(n * 20 * MS, n), n * 20 * MS)
+    assert aligner.bounds()[V] == 240 * MS
+    aligner.push(clock(V, epoch=1), 230 * MS)
+    assert aligner.bounds()[V] == 0  # no cell was given yet
+    aligner.push(frame(3 * HOP, 12), 240 * MS)
+    assert aligner.bounds()[V] == 3 * HOP  # no gap from the first frame after it
+    aligner.push(frame(3 * HOP + 30 * MS, 13), 270 * MS)
+    assert aligner.bounds()[V] == 3 * HOP + 50 * MS  # the gap learned before it
+    outputs = aligner.advance(3 * HOP)
+    assert [window.epoch for window in windows(outputs)] == [1, 1, 1]
+    assert pictures(outputs) == [(1, 11), (2, None), (3, None)]
+
+
+def test_after_a_break_backward_the_bound_falls_to_the_end_of_the_last_given_cell() -> None:
+    aligner = aligner_for(A)
+    aligner.push(sound(0, 600), HOP)
+    (first,) = windows(aligner.advance(HOP))
+    aligner.push(clock(A, epoch=5), 300 * MS)
+    assert aligner.bounds()[A] == 2 * HOP
+    aligner.push(clock(A, epoch=4, tier=Tier.ARRIVAL), 310 * MS)  # of an epoch that is over
+    aligner.push(sound(550 * MS, 150, 0.75), 320 * MS)
+    assert aligner.bounds()[A] == 700 * MS
+    aligner.push(sound(700 * MS, 50), 330 * MS)
+    second, third = windows(aligner.advance(3 * HOP))
+    assert (first.epoch, second.epoch, third.epoch) == (0, 1, 1)
+    assert second.tier is Tier.MEDIA
+    assert aligner.counters().audio_samples.duplicate == 50  # what was open stayed
+
+
+def test_a_source_that_is_back_after_its_end_is_waited_for_and_may_end_again() -> None:
+    aligner = aligner_for(A)
+    aligner.push(ended(A, 0, "cable pulled"), 10 * MS)
+    (first,) = windows(aligner.advance(HOP))
+    assert first.parts[A].reason == "ended: cable pulled"
+    aligner.push(clock(A, epoch=1), 260 * MS)
+    assert not aligner.ended
+    aligner.push(sound(300 * MS, 150), 450 * MS)
+    assert aligner.next_wake_ns() == 600 * MS
+    aligner.push(sound(450 * MS, 50), 510 * MS)
+    (second,) = windows(aligner.advance(510 * MS))
+    assert (second.parts[A].state, second.parts[A].reason) == (State.PARTIAL, "gaps")
+    aligner.push(ended(A, 0, "again"), 520 * MS)
+    assert aligner.ended
+    (third,) = windows(aligner.finish(3 * HOP))
+    assert third.parts[A].reason == "ended: again"
+
+
+def test_a_chat_whose_heartbeats_stop_is_stalled_and_not_silent() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, stalled_ns=S))
+    aligner.push(bound(C, 150 * MS), HOP)
+    given = windows(aligner.advance(HOP + S))
+    assert [window.parts[C].state for window in given] == [State.SILENT] * 4 + [State.STALLED]
+    assert given[-1].parts[C].reason == "nothing arrived for 1000 ms"
+    assert given[-1].parts[C].coverage == pytest.approx(150 / 1250)
+
+
+def test_a_chat_that_never_sent_a_heartbeat_is_silent_however_long_it_says_nothing() -> None:
+    given = windows(aligner_for(C, spec=replace(SPEC, stalled_ns=S)).advance(5 * S))
+    assert {window.parts[C].state for window in given} == {State.SILENT}
+
+
+# Windows given again
+
+LATE = replace(SPEC, lateness_ns=S)
+SETTLED = HOP + SPEC.deadline_ns + S  # when the first window is settled
+
+
+def test_a_window_is_provisional_at_the_deadline_then_final_then_amended() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    for t_ns in (200 * MS, 300 * MS, 400 * MS):
+        aligner.push(sound(0, 100), t_ns)
+    (window,) = windows(aligner.advance(500 * MS))
+    assert told(window) == (1, Status.PROVISIONAL, 0, 500 * MS)
+    assert not window.complete
+    assert window.parts[A].reason == "incomplete at the deadline"
+    aligner.push(sound(200 * MS, 50), 510 * MS)
+    outputs = aligner.advance(510 * MS)
+    assert [type(output) for output in outputs] == [AudioCell, Window]
+    assert told(windows(outputs)[0]) == (1, Status.FINAL, 1, 510 * MS)
+    assert windows(outputs)[0].parts[A].coverage == pytest.approx(150 / 250)
+    aligner.push(sound(100 * MS, 100, 0.75), SETTLED)  # the last instant at which it counts
+    outputs = aligner.advance(SETTLED)
+    amended = [window for window in windows(outputs) if window.index == 1]
+    assert [told(window) for window in amended] == [(1, Status.AMENDED, 2, SETTLED)]
+    assert amended[0].parts[A].state is State.LATE
+    assert amended[0].parts[A].reason == "arrived after the window was final"
+    assert amended[0].parts[A].coverage == 1.0
+    assert (aligner.counters().windows, aligner.counters().revisions) == (5, 2)
+    aligner.check()
+
+
+def test_a_provisional_window_is_final_when_its_source_goes_idle() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    for t_ns in (200 * MS, 300 * MS, 400 * MS):
+        aligner.push(sound(0, 100), t_ns)
+    aligner.advance(500 * MS)
+    assert aligner.next_wake_ns() == 400 * MS + SPEC.idle_ns
+    (window,) = windows(aligner.advance(550 * MS))[:1]
+    assert told(window) == (1, Status.FINAL, 1, 550 * MS)
+    assert window.parts[A].state is State.IDLE
+
+
+def test_a_provisional_window_is_final_at_the_latest_when_it_is_settled() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    outputs: list[Output] = []
+    for t_ns in range(0, 2 * S, 100 * MS):
+        aligner.push(sound(0, 1), t_ns)  # alive, and never beyond the first millisecond
+        outputs += aligner.advance(t_ns)
+    first = [told(window) for window in windows(outputs) if window.index == 1]
+    assert first == [
+        (1, Status.PROVISIONAL, 0, 500 * MS),
+        (1, Status.FINAL, 1, SETTLED),
+    ]
+
+
+def test_a_hole_of_audio_is_filled_and_what_was_given_stays_as_it_was() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    aligner.push(sound(0, 100, 0.25), 200 * MS)
+    aligner.push(sound(150 * MS, 100, 0.25), HOP)
+    before = sounds(aligner.advance(HOP))[0]
+    aligner.push(sound(80 * MS, 90, 0.75), 300 * MS)
+    assert sounds(aligner.advance(300 * MS)) == []
+    tally = aligner.counters().items[A]
+    assert (tally.used, tally.in_flight) == (2, 1)
+    assert aligner.counters().audio_samples.in_flight == 50
+    outputs = aligner.finish(0)
+    (after,) = sounds(outputs)
+    assert (after.index, after.revision) == (1, 1)
+    assert after.samples.tolist() == [0.25] * 100 + [0.75] * 50 + [0.25] * 100
+    assert after.valid.all()
+    assert before.valid.tolist() == [True] * 100 + [False] * 50 + [True] * 100
+    assert not before.samples[100:150].any()
+    assert windows(outputs)[0].parts[A].state is State.LATE
+    assert aligner.counters().items[A].used == 3
+    assert aligner.counters().audio_samples.duplicate == 40
+
+
+def test_a_changed_cell_is_given_again_before_the_next_window_that_can_name_it_and_once() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    aligner.push(sound(0, 100, 0.25), 200 * MS)
+    aligner.push(sound(150 * MS, 100, 0.25), HOP)
+    aligner.advance(HOP)
+    aligner.push(sound(100 * MS, 25, 0.75), 300 * MS)
+    aligner.push(sound(125 * MS, 25, 0.75), 310 * MS)
+    aligner.push(sound(250 * MS, 250), 2 * HOP)
+    outputs = aligner.advance(2 * HOP)
+    assert sorted((cell.index, cell.revision) for cell in sounds(outputs)) == [(1, 1), (2, 0)]
+    (cell,) = [cell for cell in sounds(outputs) if cell.index == 1]
+    assert cell.revision == 1
+    assert cell.samples.tolist() == [0.25] * 100 + [0.75] * 50 + [0.25] * 100
+    (window,) = windows(outputs)
+    assert window.parts[A].state is State.PRESENT  # the second window never was without it
+    last = aligner.finish(0)
+    assert [told(window)[:3] for window in windows(last)] == [(1, Status.AMENDED, 1)]
+    assert sounds(last) == []
+
+
+def test_a_late_picture_replaces_an_older_one_and_an_older_one_is_passed_over() -> None:
+    aligner = aligner_for(V, spec=LATE)
+    aligner.push(frame(100 * MS, 0), 100 * MS)
+    aligner.push(frame(HOP, 3), HOP)
+    assert pictures(aligner.advance(HOP)) == [(1, 0)]
+    for t_ns, sequence in [(50 * MS, 9), (200 * MS, 1), (240 * MS, 2), (240 * MS, 2)]:
+        aligner.push(frame(t_ns, sequence), 300 * MS)
+    tally = aligner.counters().items[V]
+    assert (tally.used, tally.late, tally.duplicate, tally.not_sampled) == (1, 0, 1, 2)
+    outputs = aligner.finish(0)
+    assert pictures(outputs) == [(1, 2)]
+    assert [told(window)[1:3] for window in windows(outputs)] == [(Status.AMENDED, 1)]
+    assert windows(outputs)[0].parts[V].state is State.LATE
+    assert aligner.counters().items[V].used == 2
+    aligner.check()
+
+
+def test_with_a_long_tolerance_a_late_picture_changes_the_instants_after_it_too() -> None:
+    aligner = aligner_for(V, spec=replace(LATE, video_tolerance_ns=3 * HOP))
+    aligner.push(frame(100 * MS, 0), 100 * MS)
+    aligner.push(frame(2 * HOP + 1, 2), 2 * HOP + 1)
+    assert pictures(aligner.advance(2 * HOP + 1)) == [(1, 0), (2, 0)]
+    aligner.push(frame(200 * MS, 1), 600 * MS)
+    aligner.push(bound(V, 3 * HOP), 3 * HOP)
+    outputs = aligner.advance(3 * HOP)
+    cells = [(cell.index, cell.revision) for cell in outputs if isinstance(cell, VideoCell)]
+    assert sorted(cells) == [(1, 1), (2, 1), (3, 0)]
+    assert dict(pictures(outputs)) == {1: 1, 2: 1, 3: 2}
+    assert aligner.counters().items[V].used == 3
+
+
+def test_what_arrives_after_its_cell_is_settled_is_late() -> None:
+    aligner = aligner_for(V, A, spec=LATE)
+    aligner.push(bound(V, 2 * HOP), HOP)
+    aligner.push(bound(A, 2 * HOP), HOP)
+    aligner.push(frame(10 * MS, 0), SETTLED)
+    aligner.push(frame(20 * MS, 1), SETTLED + 1)
+    aligner.push(sound(200 * MS, 100), SETTLED + 1)
+    counters = aligner.counters()
+    assert (counters.items[V].late, counters.items[V].used) == (1, 1)
+    assert (counters.audio_samples.late, counters.audio_samples.in_flight) == (50, 50)
+    assert [
+        told(window) for window in windows(aligner.advance(SETTLED + 1)) if window.revision
+    ] == [(1, Status.AMENDED, 1, SETTLED)]
+    aligner.check()
+
+
+def test_a_late_line_of_chat_amends_the_windows_that_would_have_held_it() -> None:
+    aligner = aligner_for(C, spec=replace(LATE, chat_context_ns=2 * HOP))
+    assert all(not window.chat_lines for window in windows(aligner.advance(4 * HOP)))
+    aligner.push(line(HOP, 3), 4 * HOP + 1)  # would have been in the second and the third
+    assert aligner.counters().items[C].in_flight == 1
+    assert aligner.next_wake_ns() == 4 * HOP + 1  # the line itself
+    outputs = aligner.advance(4 * HOP + 1)
+    assert [type(output) for output in outputs] == [Line]
+    given = [window for window in windows(aligner.advance(SETTLED + 2 * HOP)) if window.revision]
+    assert [(window.index, window.status, window.chat_lines) for window in given] == [
+        (2, Status.AMENDED, (3,)),
+        (3, Status.AMENDED, (3,)),
+    ]
+    assert given[0].parts[C].state is State.LATE
+    assert aligner.counters().items[C].used == 1
+
+
+def test_a_late_line_older_than_the_newest_of_its_windows_changes_none_of_them() -> None:
+    aligner = aligner_for(C, spec=replace(LATE, chat_max_lines=2))
+    for n in (1, 2):
+        aligner.push(line(n * 10 * MS, n), 50 * MS)
+    aligner.advance(HOP)
+    aligner.push(line(5 * MS, 0), HOP + 1)
+    assert aligner.counters().items[C].not_sampled == 1
+    assert aligner.advance(2 * HOP - 1) == []
+    assert all(window.revision == 0 for window in windows(aligner.finish(2 * HOP)))
+
+
+def test_a_line_joins_the_windows_not_settled_and_is_late_when_all_are() -> None:
+    aligner = aligner_for(C, spec=replace(LATE, chat_context_ns=2 * HOP))
+    now_ns = SETTLED + HOP + 1  # just after the second was settled
+    aligner.advance(now_ns - 1)
+    aligner.push(line(HOP - 1, 0), now_ns)
+    aligner.push(line(HOP, 1), now_ns)
+    tally = aligner.counters().items[C]
+    assert (tally.in_flight, tally.late) == (1, 1)
+    given = [window for window in windows(aligner.finish(0)) if window.revision]
+    assert [(window.index, window.chat_lines) for window in given] == [(3, (1,))]
+
+
+def test_a_window_is_amended_in_the_modality_that_changed_and_keeps_its_epoch() -> None:
+    aligner = aligner_for(V, A, spec=LATE)
+    aligner.push(frame(200 * MS), 200 * MS)
+    aligner.push(bound(V, HOP), HOP)
+    aligner.push(bound(A, HOP), HOP)
+    (window,) = windows(aligner.advance(HOP))
+    assert window.parts[A].state is State.SILENT
+    aligner.push(clock(A, epoch=1, tier=Tier.ARRIVAL), 300 * MS)
+    aligner.push(sound(0, 250), 310 * MS)
+    (window,) = windows(aligner.finish(0))
+    assert (window.status, window.epoch, window.tier) == (Status.AMENDED, 0, Tier.ARRIVAL)
+    assert window.parts[A].state is State.LATE
+    assert window.parts[V].state is State.PRESENT
+
+
+def test_next_wake_tells_when_a_window_is_settled_only_where_there_is_something_to_give() -> None:
+    aligner = aligner_for(
+        C, spec=replace(LATE, hop_ns=2 * S, video_context_ns=2 * S, audio_context_ns=2 * S)
+    )
+    aligner.advance(2 * S)
+    assert aligner.next_wake_ns() == 4 * S
+    aligner.push(line(S), 2 * S + 1)
+    aligner.advance(2 * S + 1)
+    assert aligner.next_wake_ns() == 2 * S + SPEC.deadline_ns + S
+    aligner.advance(2 * S + SPEC.deadline_ns + S)
+    assert aligner.next_wake_ns() == 4 * S
+
+
+def test_at_the_end_provisional_windows_are_final_and_changed_ones_amended_in_order() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    aligner.push(sound(0, 100), 200 * MS)
+    aligner.push(sound(150 * MS, 110), HOP)
+    (first,) = windows(aligner.advance(HOP))
+    for t_ns in (400 * MS, 500 * MS, 600 * MS, 700 * MS):
+        aligner.push(sound(260 * MS, 10), t_ns)
+    aligner.push(sound(100 * MS, 50), 740 * MS)
+    assert [told(window)[:3] for window in windows(aligner.advance(750 * MS))] == [
+        (2, Status.PROVISIONAL, 0)
+    ]
+    assert first.status is Status.FINAL
+    assert [told(window)[:3] for window in windows(aligner.finish(3 * HOP))] == [
+        (1, Status.AMENDED, 1),
+        (2, Status.FINAL, 1),
+        (3, Status.FINAL, 0),
+    ]
+    assert aligner.counters().revisions == 2
+    assert aligner.next_wake_ns() is None
+    aligner.check()
+
+
+def test_with_a_lateness_memory_does_not_grow_with_the_session_either() -> None:
+    aligner = aligner_for(V, A, C, spec=LATE)
+    sizes = []
+    for n in range(6_000):
+        t_ns = n * 50 * MS
+        late_ns = max(0, t_ns - (n * 7 % 30) * 50 * MS)
+        aligner.push(frame(t_ns, n), t_ns)
+        aligner.push(frame(late_ns + 1, n), t_ns)
+        if n % 3:
+            aligner.push(sound(t_ns, 50), t_ns)
+        aligner.push(sound(late_ns, 50), t_ns)
+        aligner.push(line(late_ns, n), t_ns)
+        aligner.advance(t_ns)
+        aligner.check()
+        tracks = (aligner._video, aligner._audio, aligner._chat)
+        names = ("_buckets", "_open", "_kept", "_pictures", "_revisions", "_changed", "_fresh")
+        held = [len(getattr(track, name, ())) for track in tracks for name in names]
+        ledgers = [len(track.ledger.totals) for track in (aligner._video, aligner._audio)]
+        sizes.append(sum(held) + sum(ledgers) + len(aligner._chat._recent))
+    assert aligner.counters().revisions > 1_000
+    assert max(sizes) == max(sizes[: len(sizes) // 10])
 
 
 # Bookkeeping

@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return load_models(tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny"))
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """A person has had enough."""
 
 
@@ -85,7 +85,7 @@ async def record(
                 if windows is not None:
                     windows.append(prediction.window)
                 if prediction.window == stop_at:
-                    raise _Stopped
+                    raise _StoppedError
     return sink
 
 
@@ -219,7 +219,7 @@ def test_a_session_that_was_stopped_early_verifies_as_far_as_it_went(
     runtime = _SlowModels()
     with pytest.raises(ExceptionGroup) as raised:
         runtime.run(record(path, models, runtime, speed=1.0, stop_at=3))
-    assert raised.group_contains(_Stopped)
+    assert raised.group_contains(_StoppedError)
     capsule = open_capsule(path)
     assert capsule.complete
     assert capsule.end_ns is None

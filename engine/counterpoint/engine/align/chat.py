@@ -1,4 +1,4 @@
-"""Chat: a sparse source. No window waits for it; a line is in every window that can hold it."""
+"""Chat: a sparse source, seldom waited for. A line is in every window that can hold it."""
 
 from __future__ import annotations
 

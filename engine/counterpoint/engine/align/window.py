@@ -32,14 +32,15 @@ class AlignSpec:
         audio_rate_hz: rate of every chunk; a hop must hold a whole number of samples.
         chat_max_lines: newest lines kept for a window.
         deadline_ns: a window is emitted at its end + deadline_ns at the latest.
-        idle_ns: a source from which nothing arrived for so long is not waited for.
+        idle_ns: a source of video or audio from which nothing arrived for so long is not waited
+            for.
         stalled_ns: after so long it is called stalled instead of idle.
         chat_delay_ns: heartbeat of chat: at any instant ``now``, lines sent before
             ``now - chat_delay_ns`` are taken to have arrived. Used for coverage and completeness
-            of chat only; no window ever waits for chat.
+            of chat; a window waits for chat only where it is required.
         max_ahead_ns: what lies further ahead of its arrival is out of range.
-        lateness_ns: how long after its deadline a window is still amended by what comes late. 0:
-            never, a window is given once and is final.
+        lateness_ns: how long after its deadline a window takes what comes late; then it is
+            settled. 0: not at all, a window is given once and is final.
         required: the modalities for which a window waits, as far as the session has them. Chat
             among them is waited for until its heartbeat has passed the window's end.
     """
@@ -116,32 +117,36 @@ class Status(enum.StrEnum):
 
 
 class State(enum.StrEnum):
-    """What a modality is in one window, at its emission. The first row that holds decides.
+    """What a modality is in one output of a window. The first row that holds decides.
 
     "Complete" means: the source's bound has reached the end of the window, or the source has
     ended. "Empty" means: nothing of it in the context. "Quiet" is the time from its last arrival
-    (of anything, bounds and late items too; the origin if there was none) to the emission.
+    (of anything, bounds and late items too; the origin if there was none) to the output.
 
-    ======== ======================================================= =========================
+    ======== ======================================================= ==============================
     state    when                                                    reason
-    ======== ======================================================= =========================
+    ======== ======================================================= ==============================
+    late     the output is an amendment and the modality's content   arrived after the window was
+             is not what the window last named                       final
     missing  the session has no source for it                        no source
     missing  ended and empty                                         ended, or ended: <error>
     present  chat: any line in the context                           None
+    stalled  chat that ever sent a bound: no line in the context,    nothing arrived for <n> ms
+             quiet >= stalled_ns
     silent   chat: no line in the context                            no lines
     stalled  not complete, quiet >= stalled_ns                       nothing arrived for <n> ms
     idle     not complete, quiet >= idle_ns                          nothing arrived for <n> ms
-    partial  not complete (so: emitted at the deadline)              incomplete at the deadline
+    partial  not complete and required (so: given at the deadline)   incomplete at the deadline
+    partial  not complete and not required                           incomplete when the window
+                                                                     was given
     silent   complete and empty (bounds or later items say so)       nothing in the context
     present  video: the newest instant has a picture                 None
     present  audio: every sample of the context is valid             None
     partial  everything else: gaps, or the source ended in between   gaps, or as for ended
-    ======== ======================================================= =========================
+    ======== ======================================================= ==============================
 
     The part of a context before the origin does not exist and counts for nothing. "No face" and
-    "no voice" are not for the aligner to see: a session makes them missing and silent. ``late``
-    (it had not arrived when the window was emitted, and does so afterwards) is what an amended
-    window will say; final windows never do.
+    "no voice" are not for the aligner to see: a session makes them missing and silent.
     """
 
     PRESENT = "present"
@@ -155,14 +160,17 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoCell:
-    """The picture of one sampling instant, final. Each index comes once, in order, from 1.
+    """The picture of one sampling instant. Each index comes first in order, from 1.
 
-    Without a source of video there are none.
+    Without a lateness it comes once. With one, a cell that has changed comes again, as its next
+    revision, right before the next window that can name it. Without a source of video there are
+    none.
 
     Fields:
         index: the instant is index * hop_ns.
         frame: the newest frame with instant - tolerance <= t < instant, or None. Only with a
             tolerance above the hop can one frame be in several cells.
+        revision: 0, 1, ...: how often the cell was given before.
     """
 
     index: int
@@ -172,7 +180,7 @@ class VideoCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AudioCell:
-    """The sound of one hop, final. Each index comes once, in order, from 1.
+    """The sound of one hop. Each index comes first in order, from 1, and again as for `VideoCell`.
 
     Without a source of audio there are none.
 
@@ -180,6 +188,7 @@ class AudioCell:
         index: the cell is [(index - 1) * hop_ns, index * hop_ns).
         samples: (samples_per_hop,) float32, read-only, zero where not valid.
         valid: (samples_per_hop,) bool, read-only.
+        revision: 0, 1, ...: how often the cell was given before.
     """
 
     index: int
@@ -210,7 +219,8 @@ class Part:
         state: see `State`.
         reason: why it is not present; None when it is.
         coverage: 0..1. Video: instants with a picture; audio: valid samples; chat: the part of
-            the context before the heartbeat's bound (0 when missing).
+            the context before the heartbeat's bound (0 when missing; when stalled, before its
+            last arrival less chat_delay_ns).
         age_ns: end of the window less the time of the newest content (video: capture; audio: end
             of the newest valid sample; chat: sending), or None without any.
         complete: the bound had reached the window's end, or the source had ended.
@@ -235,12 +245,14 @@ class Window:
             the context near the origin, empty without a source. A cell may hold nothing.
         chat_lines: sequence numbers of the newest lines of the context, oldest first.
         parts: how each modality stands; always all three.
-        emitted_ns: session instant at which the window was due and closed.
-        complete: every source of video and audio was complete; False when the window was closed
-            at the deadline or without an idle source.
-        epoch: breaks of the sources' clocks before the window was first given.
+        emitted_ns: session instant at which this output was due and given.
+        complete: every required source was complete; False when the window was given at the
+            deadline or without an idle source.
+        epoch: breaks of the sources' clocks before the window was first given; its revisions
+            keep it.
         status, revision: see `Status`.
-        tier: the least trusted tier of video and audio (of chat where there is nothing else).
+        tier: the least trusted tier of video and audio (of chat where there is nothing else), as
+            of this output.
         align_error_ns: sum of their stated errors: how far their content may lie apart.
     """
 
@@ -269,15 +281,17 @@ class Tally:
     Fields:
         used: in a cell (video, audio) or in a window (chat) that was given. A chunk of which any
             sample is used is used.
-        late: behind the last sealed cell (video, audio), or older than the context of every
-            window to come (chat).
+        late: for a cell (video, audio) that takes nothing more, or older than the context of
+            every window that does (chat). Without a lateness a cell takes nothing more once it was
+            given, with one once it is settled.
         duplicate: nothing new: the same (t_ns, sequence) of a frame or line, or a chunk whose
             samples were all there already.
         not_sampled: passed over: a newer frame took its instant or no instant is within the
-            tolerance; chat_max_lines newer lines were there.
+            tolerance; chat_max_lines newer lines were there. What was used stays so when
+            something newer replaces it in a revision.
         out_of_range: before the origin, further than max_ahead_ns ahead, after the end of its
             source or of the session.
-        in_flight: kept for what is still to be closed.
+        in_flight: kept for what is still to be given, or given again.
     """
 
     received: int = 0

@@ -126,7 +126,8 @@ async def record(path: Path, models: Models, runtime: VirtualRuntime, seed: int)
     async with recording(path, header, runtime, paced=True) as tap:
         session = Session(
             name="random",
-            source=ScriptedSource(script(seed)),
+            # One item a step: those of one instant then come one by one, closings in between.
+            source=ScriptedSource(script(seed), max_items=1 + seed % 2 * 100),
             sources=NAMES,
             models=models,
             runtime=runtime,
@@ -174,6 +175,7 @@ def test_a_random_session_is_reproduced_whole_and_cut(
 def test_the_random_sessions_hold_what_they_are_meant_to(models: Models, tmp_path: Path) -> None:
     reasons: set[str] = set()
     states: set[str] = set()
+    statuses: set[str] = set()
     skipped = beyond_their_time = 0
     for seed in SEEDS:
         path = tmp_path / f"{seed}.capsule"
@@ -183,10 +185,12 @@ def test_the_random_sessions_hold_what_they_are_meant_to(models: Models, tmp_pat
         for document in capsule.predictions():
             reasons |= set(document["dropped"])
             states |= {report["state"] for report in document["modalities"].values()}
+            statuses.add(document["status"])
             skipped += document["skipped_windows"]
         last_ns = max(at_ns for at_ns, _ in capsule.arrivals())
         beyond_their_time += capsule.reached_ns > last_ns
     assert {"video: late", "audio: late"} <= reasons
     assert {"present", "partial", "idle", "missing"} <= states
+    assert statuses == {"provisional", "final", "amended"}
     assert skipped > 10
     assert beyond_their_time > 0

@@ -154,8 +154,10 @@ async def recording(
 
     Raises:
         UsageError: the file exists already, or cannot be made.
+        FailedError: the block came to its end, and the recording did not; the message says why.
     """
     file = _create(path)
+    hangs = False
     try:
         writer = CapsuleWriter(file, header, runtime, paced=paced)
         async with background(runtime, "capsule", writer.run()) as writing:
@@ -167,11 +169,14 @@ async def recording(
                     async with asyncio.timeout(CLOSE_TIMEOUT_S):
                         await writing
                 except TimeoutError:
-                    log.warning("%s: the disk took nothing for %g s", path, CLOSE_TIMEOUT_S)
+                    # Left open: its number must not go to another file under a running write.
+                    hangs = True
+                    writer.stopped = f"the disk did not take it all within {CLOSE_TIMEOUT_S:g} s"
     finally:
-        with contextlib.suppress(OSError):
-            os.fsync(file)
-        os.close(file)
+        if not hangs:
+            with contextlib.suppress(OSError):
+                os.fsync(file)
+            os.close(file)
     if writer.stopped is not None:
         raise FailedError(f"{path}: the recording is incomplete: {writer.stopped}")
 

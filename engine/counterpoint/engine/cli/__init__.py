@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         run.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
 
     record = add("record", "run a session and keep it in a capsule", capsules.record)
-    _session_arguments(record, default="live")
+    _session_arguments(record, default=None)
     for modality in ("video", "audio", "chat"):
         record.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
     record.add_argument("--demo", action="store_true", help="record the demo session")

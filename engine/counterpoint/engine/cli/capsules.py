@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 from pathlib import Path
 
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
@@ -16,8 +15,8 @@ from counterpoint.engine.capsule.session import replay_config, replay_ports, ver
 from counterpoint.engine.capsule.verify import Verdict
 from counterpoint.engine.capsule.writer import recording
 from counterpoint.engine.cli.common import config_of, print_line, say, wants_json
+from counterpoint.engine.cli.sessions import conclude, run_loop, show
 from counterpoint.engine.cli.sessions import replay as replay_media
-from counterpoint.engine.cli.sessions import run_loop, show
 from counterpoint.engine.config import Config
 from counterpoint.engine.device import open_device
 from counterpoint.engine.engine import Engine
@@ -25,8 +24,6 @@ from counterpoint.engine.models import Models
 from counterpoint.engine.sources import OpenSources, open_demo, open_sources
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.runtime import SystemRuntime
-
-log = logging.getLogger(__name__)
 
 MAX_SHOWN = 40
 """Differences that a person is shown; ``--json`` has more."""
@@ -52,12 +49,13 @@ def record(args: argparse.Namespace) -> int:
 
 
 async def _record(args: argparse.Namespace, config: Config, sources: OpenSources) -> int:
+    name = args.session or ("demo" if args.demo else "live")
     with contextlib.ExitStack() as unowned:
         unowned.callback(sources.source.close)
         async with Engine.open(config) as engine:
             unowned.pop_all()
             header = new_header(
-                session=args.session,
+                session=name,
                 sources=sources.names,
                 config=engine.config,
                 bundle=engine.models.bundle,
@@ -66,11 +64,12 @@ async def _record(args: argparse.Namespace, config: Config, sources: OpenSources
             paced = args.speed is not None
             async with (
                 recording(args.out, header, engine.runtime, paced=paced) as tap,
-                engine.session(args.session, sources, speed=args.speed, tap=tap) as session,
+                engine.session(name, sources, speed=args.speed, tap=tap) as session,
             ):
                 await show(engine, session, wants_json(args), paced=args.speed == 1.0)
     kept = "media" if header.media else "features only, as [purpose] media = false asks"
     say(f"{args.out}: {args.out.stat().st_size} bytes, {kept}")
+    conclude(session, sources)
     return 0
 
 

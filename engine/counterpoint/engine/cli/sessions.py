@@ -80,14 +80,23 @@ async def _play_async(
             async with engine.session(name, sources, speed=speed) as session:
                 log.info("publishing to %s", engine.redis_url)
                 await show(engine, session, as_json, paced=speed == 1.0)
+    conclude(session, sources)
+    return 0
+
+
+def conclude(session: Session, sources: OpenSources) -> None:
+    """Say what became of a session.
+
+    Raises:
+        FailedError: a source broke off.
+    """
     summary = session.summary()
     for reason, count in sources.drops().items():
         log.warning("%s: %d skipped", reason, count)
     log.info("%d windows, %d skipped", summary.windows, summary.skipped)
     if summary.errors:
         said = "; ".join(f"{modality}: {error}" for modality, error in summary.errors.items())
-        raise FailedError(f"session {name} went on to its end, but {said}")
-    return 0
+        raise FailedError(f"session {session.name} went on to its end, but {said}")
 
 
 async def show(engine: Engine, session: Session, as_json: bool, *, paced: bool) -> None:

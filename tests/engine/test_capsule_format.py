@@ -319,3 +319,42 @@ def test_a_batch_names_its_cells_and_its_window(tmp_path: Path) -> None:
     assert back.cells == (("video", 4, 1), ("audio", 3, 0), ("line", 5, 77))
     assert (back.window, back.emitted_ns, back.skipped) == ((4, 2), 1_234, 3)
     assert back.lost == {"models: overload": 2}
+
+
+def test_pictures_of_a_usual_size_are_ffv1_and_each_stands_for_itself(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for width, height in ((360, 288), (353, 289)):
+        pictures = [
+            VideoFrame(
+                source="cam",
+                t_ns=n,
+                y=rng.integers(0, 256, (height, width), dtype=np.uint8),
+                u=rng.integers(0, 256, (-(-height // 2), -(-width // 2)), dtype=np.uint8),
+                v=rng.integers(0, 256, (-(-height // 2), -(-width // 2)), dtype=np.uint8),
+                sequence=n,
+            )
+            for n in range(3)
+        ]
+        encoder = ItemEncoder(media=True)
+        path = tmp_path / f"{width}.capsule"
+        path.write_bytes(PREAMBLE + b"".join(b"".join(encoder.encode(0, p)) for p in pictures))
+        form, *arrivals = records(path, check(path), ALL)
+        assert (form.kind, form.fields["codec"]) == (Kind.PICTURES, "ffv1")
+        for arrival, picture in reversed(list(zip(arrivals, pictures, strict=True))):
+            decoder = ItemDecoder(media=True)
+            assert decoder.decode(form) is None
+            decoded = decoder.decode(arrival)
+            assert decoded is not None
+            assert parts(decoded[1]) == parts(picture)
+
+
+def test_a_record_that_is_whole_but_makes_no_sense_is_an_error_with_its_place(
+    tmp_path: Path,
+) -> None:
+    decoder = ItemDecoder(media=True)
+    for fields in ({}, {"at_ns": 1, "source": "a", "t_ns": 2, "item": "smell"}):
+        with pytest.raises(SourceError, match="at byte 12"):
+            decoder.decode(only(pack(Kind.ARRIVAL, fields), tmp_path / "odd"))
+    frame = {"at_ns": 1, "source": "cam", "t_ns": 2, "item": "frame", "sequence": 0}
+    with pytest.raises(SourceError, match="at byte 12"):
+        decoder.decode(only(pack(Kind.ARRIVAL, frame, b"?"), tmp_path / "odd"))

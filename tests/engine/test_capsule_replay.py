@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from counterpoint.engine.capsule.verify import Verdict, Verifier
 from counterpoint.engine.capsule.writer import recording
 from counterpoint.engine.cli import main
 from counterpoint.engine.config import Config, PurposeSection, QueueSection, TimeSection
+from counterpoint.engine.device import Arrays, DeviceError, Graph
 from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import from_json, stable_json, to_json
 from counterpoint.engine.session import Session
@@ -472,6 +474,22 @@ def test_a_disk_that_cannot_keep_up_ends_the_recording_with_the_reason(
     verdict = verify(capsule, models)
     assert verdict.same
     assert 0 < verdict.compared < 12
+
+
+class _NoGraph:
+    """A device that fails."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.role, self.spec = graph.role, graph.spec
+
+    def run(self, inputs: Arrays) -> dict[str, Any]:
+        raise DeviceError("the device fell off the bus")
+
+
+def test_a_device_that_fails_while_verifying_is_told_as_it_is(models: Models, clip: Path) -> None:
+    broken = replace(models, graphs={**models.graphs, "fusion": _NoGraph(models.graphs["fusion"])})
+    with pytest.raises(DeviceError, match="fell off the bus"):
+        verify(open_capsule(clip), broken)
 
 
 # -- the command line --------------------------------------------------------------------------

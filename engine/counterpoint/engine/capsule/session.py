@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 
+from counterpoint.engine.background import background
 from counterpoint.engine.capsule.features import RecordedFeatures
 from counterpoint.engine.capsule.reader import Capsule
 from counterpoint.engine.capsule.schedule import RecordedWork
@@ -99,8 +99,8 @@ async def verify_session(
         encoder=ports.encoder,
         work=ports.work,
     )
-    async with asyncio.TaskGroup() as group:
-        runtime.spawn(group, "verify", session.run())
+    async with background(runtime, "verify", session.run()) as running:
         async for _ in session.predictions():
             pass
+        await running
     return verifier.finish()

@@ -1,6 +1,6 @@
 """Media files through PyAV (FFmpeg): one stream of a file, decoded as it is needed.
 
-All use of PyAV is in this module.
+All use of PyAV is in this module and in `streams.ffv1`.
 """
 
 from __future__ import annotations

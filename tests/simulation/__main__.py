@@ -1,0 +1,71 @@
+"""``python -m tests.simulation --seed N --hours H``: the whole engine, simulated.
+
+Prints what happened and a digest: the same seed gives the same digest on the same commit and
+Python. A seed that fails is shrunk, and the command that reproduces it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.simulation.plan import FAULTS, Plan
+from tests.simulation.shrink import shrink
+from tests.simulation.world import simulate
+from tests.support.bundles import tiny_bundle
+from tests.support.sessions import load_models
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=None)
+    parser.add_argument("--seconds", type=float, default=None)
+    parser.add_argument("--faults", help="with commas; all, none, or drawn from the seed")
+    parser.add_argument("--no-noise", action="store_true", help="hold no step of a task back")
+    args = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    seconds = args.seconds or (args.hours or 1.0) * 3_600
+    plan = Plan.draw(args.seed, seconds)
+    faults = plan.faults
+    if args.faults is not None:
+        named = {name.strip() for name in args.faults.split(",")} - {"none", ""}
+        faults = frozenset(FAULTS if named == {"all"} else named)
+        if unknown := faults - set(FAULTS):
+            parser.error(f"unknown faults {sorted(unknown)}; known: {', '.join(FAULTS)}")
+    plan = Plan(seed=plan.seed, seconds=seconds, faults=faults, noise=not args.no_noise)
+    print(plan.command())
+    with tempfile.TemporaryDirectory() as folder:
+        models = load_models(tiny_bundle(Path(folder) / "tiny"))
+        started = time.process_time()
+        try:
+            outcome = simulate(plan, models)
+        except AssertionError as error:
+            print(f"FAILED: {error}", file=sys.stderr)
+
+            def fails(candidate: Plan) -> bool:
+                try:
+                    simulate(candidate, models)
+                except AssertionError:
+                    return True
+                return False
+
+            print(f"shrunk: {shrink(plan, fails).command()}", file=sys.stderr)
+            return 1
+        spent_s = time.process_time() - started
+    for name, count in sorted(outcome.coverage.items()):
+        print(f"  {name}: {count}")
+    print(
+        f"{outcome.simulated_s:.0f} s simulated in {spent_s:.1f} CPU s "
+        f"({outcome.simulated_s / spent_s:.0f} times real time), "
+        f"{outcome.steps / outcome.simulated_s:.0f} steps a second, digest {outcome.digest}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,8 +70,8 @@ def test_a_few_seconds_of_delay_do_not_move_it() -> None:
 
 
 def test_before_the_second_bin_it_is_the_running_minimum() -> None:
+    assert Envelope().line is None
     envelope = Envelope()
-    assert envelope.line is None
     assert envelope.add(0, 90 * MS)
     assert envelope.add(100 * MS, 130 * MS)
     assert not envelope.add(200 * MS, 260 * MS)

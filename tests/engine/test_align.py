@@ -651,6 +651,52 @@ def test_a_provisional_window_is_final_when_its_source_goes_idle() -> None:
     assert window.parts[A].state is State.IDLE
 
 
+def test_a_provisional_window_is_final_when_a_picture_after_its_end_says_that_it_is_complete() -> (
+    None
+):
+    aligner = aligner_for(V, spec=LATE)
+    for n, arrived_ns in enumerate((200 * MS, 300 * MS, 400 * MS)):
+        aligner.push(frame(n * 10 * MS, n), arrived_ns)
+    aligner.advance(500 * MS)
+    aligner.push(frame(260 * MS, 3), 510 * MS)
+    assert [told(window) for window in windows(aligner.advance(510 * MS))] == [
+        (1, Status.FINAL, 1, 510 * MS)
+    ]
+
+
+def test_a_final_window_whose_content_stays_is_not_amended() -> None:
+    aligner = aligner_for(A, spec=LATE)
+    for t_ns in (200 * MS, 300 * MS, 400 * MS):
+        aligner.push(sound(0, 100), t_ns)
+    aligner.advance(500 * MS)
+    aligner.push(sound(100 * MS, 150), 510 * MS)  # new, and named by the final one
+    assert [told(window)[:2] for window in windows(aligner.advance(510 * MS))] == [
+        (1, Status.FINAL)
+    ]
+    aligner.check()
+    aligner.push(sound(0, 200, 0.75), 520 * MS)  # nothing new
+    given = windows(aligner.advance(SETTLED)) + windows(aligner.finish(0))
+    assert [window.revision for window in given if window.index == 1] == []
+
+
+def test_a_cell_is_settled_at_its_instant_though_nothing_was_to_be_given_then() -> None:
+    aligner = aligner_for(V, spec=replace(SPEC, lateness_ns=900 * MS))
+    aligner.push(bound(V, 10 * HOP), HOP)
+    aligner.advance(1300 * MS)
+    assert aligner.next_wake_ns() == 1500 * MS
+    aligner.push(frame(10 * MS), 1400 * MS + 1)
+    assert aligner.counters().items[V].late == 1
+
+
+def test_a_late_picture_stands_in_for_the_instants_to_come_as_far_as_the_tolerance_goes() -> None:
+    aligner = aligner_for(V, spec=replace(LATE, video_tolerance_ns=3 * HOP))
+    aligner.push(bound(V, HOP), HOP)
+    assert pictures(aligner.advance(HOP)) == [(1, None)]
+    aligner.push(frame(200 * MS, 1), 300 * MS)
+    aligner.push(bound(V, 2 * HOP), 2 * HOP)
+    assert dict(pictures(aligner.advance(2 * HOP))) == {1: 1, 2: 1}
+
+
 def test_a_provisional_window_is_final_at_the_latest_when_it_is_settled() -> None:
     aligner = aligner_for(A, spec=LATE)
     outputs: list[Output] = []

@@ -99,6 +99,9 @@ class Revisions:
         assert provisional == 0 or self.pending[-provisional] is self.provisional[0]
         for before, given in zip(self.pending, list(self.pending)[1:], strict=False):
             assert given.index == before.index + 1
+        changed = [given for given in self.pending if given.changed]
+        finals = [given.settles_ns for given in changed if given.status is Status.FINAL]
+        assert self.amend_ns == min(finals, default=NEVER_NS)
         for given in self.pending:
             assert given.revision <= 1
             assert given.revision == 0 or given.status is Status.FINAL

@@ -19,8 +19,7 @@ def numbered(which: int, track: Track) -> Iterator[tuple[int, int, Packet]]:
     return ((p.arrived_ns, which, p) for p in track.packets(HOURS * 3_600 * NS_PER_S))
 
 
-@pytest.mark.parametrize("tier", [Tier.ARRIVAL, Tier.REPORTS])
-@pytest.mark.parametrize("ppm", [500, -500])
+@pytest.mark.parametrize(("ppm", "tier"), [(500, Tier.ARRIVAL), (-500, Tier.REPORTS)])
 def test_sound_and_pictures_stay_within_5_ms(ppm: int, tier: Tier) -> None:
     every_ns = 200 * MS
     reports = tier is Tier.REPORTS
@@ -79,7 +78,8 @@ def test_sound_and_pictures_stay_within_5_ms(ppm: int, tier: Tier) -> None:
             compared += 1
             worst_ns = max(worst_ns, abs(t_ns - other))
     assert compared > HOURS * 3_600 * 4
-    assert worst_ns <= 5 * MS
+    # Tracks that share the way from the sender's clock move together.
+    assert worst_ns <= (2 if reports else 5) * MS
     assert [clock.clock.epoch for clock in clocks] == [0, 0]
     assert {clock.clock.tier for clock in clocks} == {tier}
     assert updates < HOURS * 300

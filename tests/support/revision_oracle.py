@@ -227,7 +227,8 @@ class RevisionOracle:
         if voice.newest is None or frame.t_ns > voice.newest:
             block = (len(voice.gaps) - 1) // 64
             known = voice.gaps[max(0, (block - 1) * 64) :] if len(voice.gaps) >= 8 else [0]
-            step = min(*known, self.spec.max_ahead_ns)
+            # The first frame of an epoch bounds by itself; from the second on, with the gap.
+            step = 0 if voice.newest is None else min(*known, self.spec.max_ahead_ns)
             voice.bound = max(voice.bound, frame.t_ns + step)
             voice.newest = frame.t_ns
         cell = frame.t_ns // self.spec.hop_ns + 1

@@ -7,10 +7,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
+SEED ?= 0
+HOURS ?= 1
 OUT ?= runs/affect
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench affect clean
+.PHONY: help run test lint bench simulate affect clean
 
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -39,6 +41,9 @@ lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+simulate: $(VENV)/.dev ## the whole engine in simulation, from SEED, for HOURS of simulated time
+	$(BIN)/python -m tests.simulation --seed $(SEED) --hours $(HOURS)
 
 bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner
 	$(BIN)/python -m benchmarks.replay

@@ -127,7 +127,7 @@ def ended_well(engine: Engine, redis: SimulatedRedis, watched: Watched, name: st
     """A session that came to its regular end accounts for everything."""
     session = watched.session
     summary = session.summary()
-    aligned = summary.counters.windows
+    aligned = summary.counters.windows // session._stride
     must(
         summary.windows + summary.skipped == aligned,
         f"{name}: {aligned} windows, {summary.windows} predicted, {summary.skipped} skipped",

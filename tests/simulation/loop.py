@@ -78,7 +78,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.now_ns / 1e9
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         rng = self._rng
         if rng is not None and _steps_a_task(callback) and rng.random() < DELAYED_SHARE:
             delay_s = rng.random() * LONGEST_DELAY_S
@@ -86,7 +88,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return super().call_soon(callback, *args, context=context)
 
     # One thread: whoever calls this is on the loop already.
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
     def _run_once(self) -> None:
         ready = len(self._ready)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ S = 1_000_000_000
 
 FAULTS = (
     "video jitter",
+    "video lag",
     "video loss",
     "video reordering",
     "video stall",

@@ -25,9 +25,9 @@ from tests.simulation.plan import Plan, S, active
 
 MS = 1_000_000
 RATE_HZ = 16_000
-FRAME_NS = 100 * MS
-"""10 frames a second and chunks of 100 ms: fewer than a camera's, so that hours pass in seconds."""
-CHUNK_NS = 100 * MS
+FRAME_NS = 200 * MS
+"""5 frames a second and chunks of 200 ms: fewer than a camera's, so that hours pass in seconds."""
+CHUNK_NS = 200 * MS
 
 Draft = tuple[int, int, Item]  # release, order, item
 
@@ -143,6 +143,7 @@ class SourceMaker:
         faults = self._plan.faults
         stalls = self._spells("video stall", 20, 4)
         breaks = [start for start, _ in self._spells("video clock break", 30, 1)]
+        lags = self._spells("video lag", 15, 8)
         sequence = epoch = offset_ns = 0
         for t_ns in range(0, self._end_ns, FRAME_NS):
             if active(stalls, t_ns):
@@ -152,6 +153,9 @@ class SourceMaker:
                 self._coverage.saw("video loss")
                 continue
             release_ns = t_ns + self._delay_ns("video jitter", rng)
+            if active(lags, t_ns):
+                release_ns += 500 * MS
+                self._coverage.saw("video lag")
             if "video reordering" in faults and rng.random() < 0.05:
                 release_ns += int(rng.uniform(0.05, 0.4) * S)
                 self._coverage.saw("video reordering")

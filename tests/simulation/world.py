@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from counterpoint.engine.background import background
+from counterpoint.engine.background import background, unwrapped
 from counterpoint.engine.config import Config, QueueSection, RedisSection, TimeSection
 from counterpoint.engine.engine import DRAIN_TIMEOUT_S, Engine
 from counterpoint.engine.models import Models
@@ -28,7 +28,7 @@ from tests.simulation.runtime import ENDLESS, SimulatedRuntime
 from tests.simulation.sources import SourceMaker
 
 MS = 1_000_000
-CHECK_EVERY_NS = 50 * MS
+CHECK_EVERY_NS = 100 * MS
 WORKERS = 2
 
 
@@ -77,7 +77,10 @@ def simulate(
         loop = SimulatedLoop(plan.rng("loop") if plan.noise else None, lambda: _watch(world, loop))
         asyncio.set_event_loop(loop)
         try:
-            redis = loop.run_until_complete(_main(world, loop, tamper))
+            try:
+                redis = loop.run_until_complete(_main(world, loop, tamper))
+            except BaseExceptionGroup as failed:
+                raise unwrapped(failed) from failed
             left = [task.get_name() for task in asyncio.all_tasks(loop)]
             must(not left, f"tasks were left: {left}")
         finally:
@@ -109,6 +112,7 @@ async def _main(
     runtime = SimulatedRuntime(loop, plan.seed, _service_times(world))
     redis = SimulatedRedis(plan, runtime, world.coverage)
     config = _config(plan)
+    world.coverage.saw("small queues", int("small queues" in plan.faults))
     publisher = Publisher(
         redis.connect,
         runtime,
@@ -148,6 +152,7 @@ def _config(plan: Plan) -> Config:
     small = "small queues" in plan.faults
     return Config(
         time=TimeSection(
+            hop_ms=rng.choice([250, 1_000, 1_000]),
             deadline_ms=rng.choice([100, 250, 400]),
             lateness_ms=rng.choice([0, 0, 500, 1_500]),
             required=rng.choice(["video,audio", "video,audio", "audio", "video,audio,chat", ""]),

@@ -45,9 +45,11 @@ lint: $(VENV)/.dev ## format, lint, types and layers
 simulate: $(VENV)/.dev ## the whole engine in simulation, from SEED, for HOURS of simulated time
 	$(BIN)/python -m tests.simulation --seed $(SEED) --hours $(HOURS)
 
-bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner
+bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner, emission, drift
 	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.aligner
+	$(BIN)/python -m benchmarks.emission
+	$(BIN)/python -m benchmarks.drift
 
 affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT (about an hour on two cores)
 	$(PIP) install --quiet --no-deps -r trainer/requirements-affect.txt

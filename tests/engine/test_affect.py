@@ -9,8 +9,8 @@ import pytest
 
 from counterpoint.engine.align import State
 from counterpoint.engine.bundle import Bundle, default_bundle_path, load_bundle
-from counterpoint.engine.models import Models
 from counterpoint.engine.golden import verify_bundle
+from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import Prediction, stable_json
 from counterpoint.engine.sources import open_demo, open_sources
 from counterpoint.streams.types import Modality

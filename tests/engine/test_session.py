@@ -15,8 +15,8 @@ from counterpoint.engine.align import State, Status
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.config import Config, ConfigError, QueueSection, TimeSection
 from counterpoint.engine.device import Arrays, Graph
-from counterpoint.engine.models import Models
 from counterpoint.engine.graphs import GraphSpec
+from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import stable_json
 from counterpoint.engine.sources import open_replay, open_sources
 from counterpoint.streams.errors import FailedError

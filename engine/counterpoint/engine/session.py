@@ -21,9 +21,10 @@ from counterpoint.engine.background import unwrapped
 from counterpoint.engine.config import NS_PER_MS, Config
 from counterpoint.engine.encode import Counts, Encoder, SessionEncoder
 from counterpoint.engine.fuse import Fused
+from counterpoint.engine.manifest import Manifest
 from counterpoint.engine.models import Models
+from counterpoint.engine.placing import Placing
 from counterpoint.engine.prediction import Prediction
-from counterpoint.engine.preprocess.resample import StreamResampler
 from counterpoint.engine.report import Reporter
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Batch, Due, Work, WorkQueue
@@ -32,13 +33,10 @@ from counterpoint.streams.mailbox import Mailbox, MailboxStats
 from counterpoint.streams.pump import pump
 from counterpoint.streams.runtime import Runtime
 from counterpoint.streams.types import (
-    AudioChunk,
-    ClockUpdate,
     Item,
     Modality,
     Source,
     SourceEnded,
-    Tier,
 )
 
 log = logging.getLogger(__name__)
@@ -92,9 +90,8 @@ class Summary:
     unread: int
 
 
-def align_spec(config: Config, models: Models) -> AlignSpec:
+def align_spec(config: Config, manifest: Manifest) -> AlignSpec:
     """The aligner's terms: contexts from the bundle, patience from the configuration."""
-    manifest = models.bundle.manifest
     return AlignSpec(
         hop_ns=manifest.hop_ns,
         video_context_ns=manifest.modalities.video.context_ns,
@@ -174,7 +171,7 @@ class Session:
         self._by_arrivals = exact or speed is None
         self._exact = exact
         self._tap = tap
-        spec = align_spec(config, models)
+        spec = align_spec(config, models.bundle.manifest)
         self._aligner = Aligner(spec, sources)
         self._reached_ns = 0  # by arrivals and by closings
         self._closed_ns = -1
@@ -184,9 +181,8 @@ class Session:
             unsettled=unsettled_windows(spec),
             keep_features=tap is not None and tap.wants_features,
         )
-        self._resampler = StreamResampler(models.bundle.manifest.modalities.audio.rate_hz)
+        self._placing = Placing(spec.audio_rate_hz)
         self._has_sound = Modality.AUDIO in sources
-        self._sound_epoch = 0
         self._mailbox = Mailbox(
             {
                 Modality.VIDEO: config.queues.video_frames,
@@ -299,8 +295,10 @@ class Session:
                 self._reached_ns = max(self._reached_ns, arrived_ns, self._closed_ns + 1)
                 if self._tap is not None:
                     self._tap.arrived(self._reached_ns, item)
-                for prepared in self._prepare(item):
-                    self._aligner.push(prepared, self._reached_ns)
+                if isinstance(item, SourceEnded):
+                    self._note_end(item)
+                for placed in self._placing.place(item):
+                    self._aligner.push(placed, self._reached_ns)
             if not self._by_arrivals:
                 await self._advance(self._session_ns())
             if not batch and self._mailbox.closed:
@@ -336,27 +334,11 @@ class Session:
         finally:
             timer.cancel()
 
-    def _prepare(self, item: Item) -> tuple[Item, ...]:
-        """Sound at the bundle's rate; the ends of sources noted."""
-        if isinstance(item, AudioChunk):
-            return self._resampler.push(item)
-        if isinstance(item, ClockUpdate) and item.modality is Modality.AUDIO:
-            held: tuple[Item, ...] = ()
-            if item.epoch > self._sound_epoch:
-                # What the filter still holds belongs before the break.
-                self._sound_epoch = item.epoch
-                held = self._resampler.flush()
-            if item.tier is not Tier.MEDIA:
-                held += self._resampler.follow()
-            return (*held, item)
-        if isinstance(item, SourceEnded):
-            self._end_ns = max(self._end_ns, item.t_ns)
-            if item.error is not None:
-                self._errors[item.modality] = item.error
-                log.warning("session %s: %s ended early: %s", self.name, item.modality, item.error)
-            if item.modality is Modality.AUDIO:
-                return (*self._resampler.flush(), item)
-        return (item,)
+    def _note_end(self, ended: SourceEnded) -> None:
+        self._end_ns = max(self._end_ns, ended.t_ns)
+        if ended.error is not None:
+            self._errors[ended.modality] = ended.error
+            log.warning("session %s: %s ended early: %s", self.name, ended.modality, ended.error)
 
     async def _hand_over(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -370,13 +352,9 @@ class Session:
                         window=output,
                         counters=self._aligner.counters(),
                         ready_ns=self._runtime.now_ns(),
-                        placing_error_ns=self._placing_error_ns(),
+                        placing_error_ns=self._placing.error_ns if self._has_sound else 0,
                     )
                 )
-
-    def _placing_error_ns(self) -> int:
-        """How far sound may lie from the instant that its source stated."""
-        return self._resampler.placing_error_ns if self._has_sound else 0
 
     async def _infer(self) -> None:
         while (batch := await self._work.take()) is not None:

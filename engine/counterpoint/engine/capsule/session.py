@@ -51,7 +51,7 @@ def replay_ports(capsule: Capsule, models: Models, config: Config, runtime: Runt
         )
     encoder = None
     if not header.media:
-        unsettled = unsettled_windows(align_spec(config, models))
+        unsettled = unsettled_windows(align_spec(config, models.bundle.manifest))
         encoder = RecordedFeatures(models, capsule.features(), runtime.now_ns, unsettled=unsettled)
     sources = OpenSources(
         source=CapsuleSource(capsule),

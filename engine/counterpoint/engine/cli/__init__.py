@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from counterpoint.engine.cli import bundles, capsules, sessions
+from counterpoint.engine.cli.timeline import timeline
 from counterpoint.streams.errors import CounterpointError
 
 __all__ = ["main", "parse_arguments"]
@@ -121,6 +122,17 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="compare with a capsule's recorded predictions"
     )
 
+    picture = add("timeline", "a picture of a session's arrivals, bounds and windows", timeline)
+    picture.add_argument("path", type=Path, help="a media file with video or audio, or a capsule")
+    picture.add_argument("--chat", type=Path, metavar="FILE", help="chat as JSON lines")
+    picture.add_argument(
+        "--from", dest="from_s", type=_seconds, default=0.0, metavar="S", help="default: 0"
+    )
+    picture.add_argument(
+        "--to", dest="to_s", type=_seconds, metavar="S", help="default: 60 s from there"
+    )
+    picture.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="a new file")
+
     subscribe = add("subscribe", "follow a session's predictions in Redis", sessions.subscribe)
     subscribe.add_argument("session", type=_session_name)
     subscribe.add_argument(
@@ -162,6 +174,17 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < float("inf"):
         raise argparse.ArgumentTypeError(f"a positive number or max, not {text!r}")
     return speed
+
+
+def _seconds(text: str) -> float:
+    """An instant of the session in seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"seconds from the session's start, not {text!r}")
+    return seconds
 
 
 def _session_name(text: str) -> str:

@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tests.simulation.plan import FAULTS, Plan
@@ -27,17 +28,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--faults", help="with commas; all, none, or drawn from the seed")
     parser.add_argument("--no-noise", action="store_true", help="hold no step of a task back")
+    parser.add_argument("--sessions", type=int, help="how many; 1, or drawn from the seed")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     seconds = args.seconds or (args.hours or 1.0) * 3_600
     plan = Plan.draw(args.seed, seconds)
-    faults = plan.faults
     if args.faults is not None:
         named = {name.strip() for name in args.faults.split(",")} - {"none", ""}
         faults = frozenset(FAULTS if named == {"all"} else named)
         if unknown := faults - set(FAULTS):
             parser.error(f"unknown faults {sorted(unknown)}; known: {', '.join(FAULTS)}")
-    plan = Plan(seed=plan.seed, seconds=seconds, faults=faults, noise=not args.no_noise)
+        plan = replace(plan, faults=faults, sessions=1)
+    plan = replace(plan, noise=not args.no_noise, sessions=args.sessions or plan.sessions)
     print(plan.command())
     with tempfile.TemporaryDirectory() as folder:
         models = load_models(tiny_bundle(Path(folder) / "tiny"))
@@ -60,8 +62,8 @@ def main() -> int:
     for name, count in sorted(outcome.coverage.items()):
         print(f"  {name}: {count}")
     print(
-        f"{outcome.simulated_s:.0f} s simulated in {spent_s:.1f} CPU s "
-        f"({outcome.simulated_s / spent_s:.0f} times real time), "
+        f"{outcome.sessions} x {outcome.simulated_s:.0f} s simulated in {spent_s:.1f} CPU s "
+        f"({outcome.sessions * outcome.simulated_s / spent_s:.0f} times real time), "
         f"{outcome.steps / outcome.simulated_s:.0f} steps a second, digest {outcome.digest}"
     )
     return 0

@@ -14,8 +14,8 @@ from counterpoint.engine.outbox import PUBLISH_DROPS
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.redis_client import EVENTS_KEY, predictions_key
 from counterpoint.engine.session import MAX_CELLS, Session
-from counterpoint.streams.types import Modality
 from tests.simulation.coverage import Coverage
+from tests.simulation.plan import Plan
 from tests.simulation.redis import SimulatedRedis
 
 TIMER_SLACK_MS = 0.001
@@ -53,17 +53,11 @@ class Watched:
         session = self.session
         session._aligner.check()
         box = session._mailbox.stats()
-        must(
-            box.put == box.got + box.dropped_total + box.superseded + box.waiting_total,
-            f"the mailbox lost something: {box}",
-        )
-        queues = self.config.queues
-        for modality, room in (
-            (Modality.VIDEO, queues.video_frames),
-            (Modality.AUDIO, queues.audio_chunks),
-            (Modality.CHAT, queues.chat_lines),
-        ):
-            must(box.peak[modality] <= room, f"{modality}: {box.peak[modality]} of {room} places")
+        if box.put != box.got + box.dropped_total + box.superseded + box.waiting_total:
+            must(False, f"the mailbox lost something: {box}")
+        for modality, room in box.capacity.items():
+            if box.peak[modality] > room:
+                must(False, f"{modality}: {box.peak[modality]} of {room} places")
         work = session._work
         must(len(work._cells) <= MAX_CELLS, "the work queue ran over")  # type: ignore[attr-defined]
 
@@ -156,6 +150,17 @@ def ended_well(engine: Engine, redis: SimulatedRedis, watched: Watched, name: st
     )
     skipped = sum(d["skipped_windows"] for d in [*documents, *ends])
     must(skipped <= summary.skipped, f"{name}: {skipped} skips stated of {summary.skipped}")
+
+
+def undisturbed(plan: Plan, watched: Watched, name: str) -> None:
+    """What befell another session's sources was not felt in this one."""
+    if plan.faults & {"source hangs", "models hang"}:
+        return  # sessions share their workers
+    summary = watched.session.summary()
+    must(not summary.errors, f"{name}: {summary.errors}")
+    for modality, tally in summary.counters.items.items():
+        must(tally.received > 0, f"{name}: no {modality}")
+        must(tally.late == 0, f"{name}: {modality}: {tally}")
 
 
 def cover(coverage: Coverage, watched: Watched) -> None:

@@ -22,6 +22,9 @@ class DigestEncoder:
 
     def __init__(self, heads: Mapping[str, HeadSpec], clock_ns: int = 0) -> None:
         self._heads = heads
+        self._contributions = {
+            head: np.zeros((3, len(spec.labels)), np.float32) for head, spec in heads.items()
+        }
         self._content: dict[Modality, OrderedDict[int, int]] = {m: OrderedDict() for m in Modality}
         self._stages = StageClock(lambda: clock_ns)
         self._encoded = self._fused = 0
@@ -77,10 +80,7 @@ class DigestEncoder:
                 )
                 for head, spec in self._heads.items()
             },
-            contributions={
-                head: np.zeros((3, len(spec.labels)), np.float32)
-                for head, spec in self._heads.items()
-            },
+            contributions=self._contributions,
             parts=window.parts,
             mask="111",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 S = 1_000_000_000
 
@@ -38,6 +38,8 @@ FAULTS = (
 )
 """Each is on in half of the seeds."""
 
+SOURCE_FAULTS = frozenset(f for f in FAULTS if f.split()[0] in {"video", "audio", "chat"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -48,12 +50,14 @@ class Plan:
         seconds: simulated length of the session's media.
         faults: those that are on.
         noise: whether steps of tasks are held back at random.
+        sessions: how many run side by side; only the first one's sources have faults.
     """
 
     seed: int
     seconds: float
     faults: frozenset[str]
     noise: bool = True
+    sessions: int = 1
 
     @classmethod
     def draw(cls, seed: int, seconds: float) -> Plan:
@@ -63,7 +67,12 @@ class Plan:
             seed=seed,
             seconds=seconds,
             faults=frozenset(name for name in FAULTS if rng.random() < 0.5),
+            sessions=rng.choice([1, 1, 2, 3]),
         )
+
+    def calm(self) -> Plan:
+        """The same without faults of sources."""
+        return replace(self, faults=self.faults - SOURCE_FAULTS)
 
     def rng(self, name: str) -> random.Random:
         """The draws of one component."""
@@ -87,6 +96,7 @@ class Plan:
         """The command line that reproduces it."""
         faults = ",".join(sorted(self.faults)) or "none"
         quiet = "" if self.noise else " --no-noise"
+        quiet += f" --sessions {self.sessions}" if self.sessions > 1 else ""
         return (
             f"python -m tests.simulation --seed {self.seed} --seconds {self.seconds:g} "
             f"--faults '{faults}'{quiet}"
@@ -95,4 +105,7 @@ class Plan:
 
 def active(spans: list[tuple[int, int]], t_ns: int) -> bool:
     """Whether an instant lies in one of the spans."""
-    return any(start <= t_ns < end for start, end in spans)
+    for start_ns, end_ns in spans:  # in order
+        if t_ns < end_ns:
+            return start_ns <= t_ns
+    return False

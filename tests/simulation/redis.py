@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from counterpoint.engine.redis_client import (
@@ -101,13 +103,14 @@ class SimulatedRedis:
             case "XRANGE":
                 key, first, last = rest
                 low, high = parse_stream_id(first), parse_stream_id(last)
+                entries = self.streams.get(key, [])
+                first_at = bisect_left(entries, low, key=itemgetter(0))
+                last_at = bisect_right(entries, high, key=itemgetter(0))
                 return [
-                    [format_stream_id(i), ["data", data]]
-                    for i, data in self.streams.get(key, [])
-                    if low <= i <= high
+                    [format_stream_id(i), ["data", data]] for i, data in entries[first_at:last_at]
                 ]
             case "XINFO":
-                entries = self.streams.get(rest[1])
+                entries = self.streams.get(rest[1], [])
                 if not entries:
                     return ErrorReply("no such key")
                 return [

@@ -52,9 +52,7 @@ class SimulatedLane:
             early = _call(fn) if self._rng.random() < 0.5 else None
             if service_ns is ENDLESS:
                 return
-            self._loop.call_at(
-                (self._loop.now_ns + service_ns) / 1e9, self._finish, fn, early, done
-            )
+            self._loop.call_at_ns(self._loop.now_ns + service_ns, self._finish, fn, early, done)
 
     def _finish(
         self,
@@ -99,14 +97,14 @@ class SimulatedRuntime:
     async def sleep_until(self, t_ns: int) -> None:
         while self.loop.now_ns < t_ns:
             woken = self.loop.create_future()
-            timer = self.loop.call_at(t_ns / 1e9, _wake, woken)
+            timer = self.loop.call_at_ns(t_ns, _wake, woken)
             try:
                 await woken
             finally:
                 timer.cancel()
 
     def call_at(self, t_ns: int, callback: Callable[[], None]) -> Timer:
-        return self.loop.call_at(max(t_ns, self.loop.now_ns) / 1e9, callback)
+        return self.loop.call_at_ns(t_ns, callback)
 
     def rng(self, name: str) -> random.Random:
         return random.Random(f"{self._seed}/{name}")

@@ -15,6 +15,8 @@ def shrink(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
     quiet = replace(plan, noise=False)
     if fails(quiet):
         plan = quiet
+    if plan.sessions > 1 and fails(alone := replace(plan, sessions=1)):
+        plan = alone
     for name in sorted(plan.faults):
         fewer = replace(plan, faults=plan.faults - {name})
         if fails(fewer):

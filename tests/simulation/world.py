@@ -17,7 +17,7 @@ from counterpoint.engine.publish import Publisher
 from counterpoint.engine.sources import OpenSources
 from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.merge import MergedSource
-from tests.simulation.checks import Watched, cover, ended_well, must, stream_is_sound
+from tests.simulation.checks import Watched, cover, ended_well, must, stream_is_sound, undisturbed
 from tests.simulation.coverage import Coverage
 from tests.simulation.guard import guarded
 from tests.simulation.loop import SimulatedLoop
@@ -38,12 +38,14 @@ class Outcome:
 
     Fields:
         digest: of every document that Redis held at the end.
+        sessions: how many ran side by side.
         steps: callbacks that ran.
         simulated_s: how long it was.
         coverage: what happened.
     """
 
     digest: str
+    sessions: int
     steps: int
     simulated_s: float
     coverage: Coverage
@@ -55,7 +57,6 @@ class _World:
     models: Models
     coverage: Coverage = field(default_factory=Coverage)
     watched: list[Watched] = field(default_factory=list)
-    next_check_ns: int = 0
     cut_short: list[str] = field(default_factory=list)
 
 
@@ -74,7 +75,9 @@ def simulate(
     """
     world = _World(plan=plan, models=models)
     with guarded():
-        loop = SimulatedLoop(plan.rng("loop") if plan.noise else None, lambda: _watch(world, loop))
+        loop = SimulatedLoop(
+            plan.rng("loop") if plan.noise else None, lambda: _watch(world, loop.now_ns)
+        )
         asyncio.set_event_loop(loop)
         try:
             try:
@@ -92,17 +95,17 @@ def simulate(
             sha.update(f"{key} {stream_id} {data}\n".encode())
     return Outcome(
         digest=sha.hexdigest()[:16],
+        sessions=plan.sessions,
         steps=loop.steps,
         simulated_s=loop.now_ns / S,
         coverage=world.coverage,
     )
 
 
-def _watch(world: _World, loop: SimulatedLoop) -> None:
-    if loop.now_ns >= world.next_check_ns:
-        world.next_check_ns = loop.now_ns + CHECK_EVERY_NS
-        for watched in world.watched:
-            watched.at_rest()
+def _watch(world: _World, now_ns: int) -> int:
+    for watched in world.watched:
+        watched.at_rest()
+    return now_ns + CHECK_EVERY_NS
 
 
 async def _main(
@@ -127,7 +130,8 @@ async def _main(
     async with background(runtime, "publish", publisher.run()):
         async with asyncio.TaskGroup() as group:
             runtime.spawn(group, "wall", _wall_clock(world, runtime))
-            runtime.spawn(group, "session", _session(world, engine, redis, runtime))
+            for number in range(plan.sessions):
+                runtime.spawn(group, f"session-{number}", _session(world, number, engine, runtime))
         for _ in range(60):  # an outage may last longer than one drain
             if not await publisher.drain(DRAIN_TIMEOUT_S) or redis.lost_data:
                 break
@@ -143,6 +147,8 @@ async def _main(
             stream_is_sound(redis, name)
         if watched.session.finished and name not in world.cut_short:
             ended_well(engine, redis, watched, name)
+            if name != "session-0":
+                undisturbed(plan, watched, name)
         cover(world.coverage, watched)
     return redis
 
@@ -199,18 +205,16 @@ async def _wall_clock(world: _World, runtime: SimulatedRuntime) -> None:
         world.coverage.saw("wall clock steps")
 
 
-async def _session(
-    world: _World, engine: Engine, redis: SimulatedRedis, runtime: SimulatedRuntime
-) -> None:
+async def _session(world: _World, number: int, engine: Engine, runtime: SimulatedRuntime) -> None:
     plan = world.plan
-    maker = SourceMaker(plan, world.coverage, 0)
+    maker = SourceMaker(plan if number == 0 else plan.calm(), world.coverage, number)
     parts = maker.make()
     sources = OpenSources(
         source=MergedSource(parts), names=maker.names(), duration_ns=int(plan.seconds * S), parts=()
     )
-    name = "session-0"
+    name = f"session-{number}"
     early = plan.spells("left early", every_s=plan.seconds, longest_s=1)
-    rng = plan.rng("reader")
+    rng = plan.rng(f"reader/{number}")
     heads = world.models.bundle.manifest.heads
     try:
         async with engine.session(

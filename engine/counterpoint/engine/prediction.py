@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from counterpoint.engine.align import State, Status
@@ -23,6 +24,7 @@ VOLATILE_KEYS = ("start_wall", "end_wall", "emitted_wall", "stages_ms")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_PER_MS = 1_000_000
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class PredictionFormatError(ValueError):
@@ -144,8 +146,13 @@ def _rounded(value: float) -> float:
 
 def iso_wall(ns: int) -> str:
     """Nanoseconds since the Unix epoch as ISO 8601 UTC, cut to milliseconds."""
-    instant = _EPOCH + timedelta(milliseconds=ns // _NS_PER_MS)
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+    seconds, ms = divmod(ns // _NS_PER_MS, 1_000)
+    return f"{_iso_second(seconds)}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=64)  # a window's three instants share few seconds with those around it
+def _iso_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _wall_ns(text: str) -> int:
@@ -206,7 +213,7 @@ def encode(document: Mapping[str, Any]) -> str:
     Raises:
         ValueError: a number is not finite.
     """
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(document)
 
 
 def to_json(prediction: Prediction) -> str:

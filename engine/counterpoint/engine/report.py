@@ -71,6 +71,7 @@ class Reporter:
         }
         self._stated = dict(lost)
         start_ns = min(part.start_ns for part in window.parts.values())
+        contributions = {head: rows.tolist() for head, rows in fused.contributions.items()}
         return Prediction(
             session=self._session,
             epoch=window.epoch,
@@ -89,10 +90,7 @@ class Reporter:
                     reason=fused.parts[modality].reason,
                     coverage=fused.parts[modality].coverage,
                     age_ns=fused.parts[modality].age_ns,
-                    contributions={
-                        head: tuple(float(value) for value in rows[row])
-                        for head, rows in fused.contributions.items()
-                    },
+                    contributions={head: tuple(rows[row]) for head, rows in contributions.items()},
                 )
                 for row, modality in enumerate(MODALITIES)
             },

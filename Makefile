@@ -46,6 +46,7 @@ simulate: $(VENV)/.dev ## the whole engine in simulation, from SEED, for HOURS o
 	$(BIN)/python -m tests.simulation --seed $(SEED) --hours $(HOURS)
 
 bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner, emission, drift
+	-$(PIP) install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.aligner
 	$(BIN)/python -m benchmarks.emission

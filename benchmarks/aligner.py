@@ -9,6 +9,9 @@ to give, and taking the outputs: everything that a session does with the aligner
 - ``ns_per_item``: the same as time for one item, cells and windows included.
 - ``by_length``, ``by_context``: items a second for sessions of different lengths and for contexts
   of different lengths. They should not differ by more than the machine's noise.
+- ``with_lateness``: the same with an allowed lateness of two seconds, when windows stay open.
+- ``bytewax``: the same items counted in its event-time windows, in the same run
+  (`benchmarks.bytewax_window` says how little it is asked to do); null where it is not installed.
 
     python -m benchmarks.aligner [--rounds 5] [--seconds 300] [--out FILE]
 
@@ -20,10 +23,12 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import bytewax_window
 from benchmarks.machine import circumstances, finish
 from counterpoint.engine.align import Aligner, AlignSpec
 from counterpoint.streams.types import AudioChunk, ChatLine, Item, Modality, VideoFrame
@@ -86,6 +91,23 @@ def best(spec: AlignSpec, arrivals: list[tuple[int, Item]], rounds: int) -> dict
     }
 
 
+def beside(arrivals: list[tuple[int, Item]], rounds: int) -> dict[str, float | str] | None:
+    """What bytewax does with the same items; None without it."""
+    if not bytewax_window.available():
+        return None
+    results = [bytewax_window.run(arrivals, AlignSpec().hop_ns) for _ in range(rounds)]
+    spent = min(seconds for seconds, _, _ in results)
+    _, windows, counted = results[0]
+    if counted != len(arrivals):
+        raise RuntimeError(f"bytewax counted {counted} of {len(arrivals)} items")
+    return {
+        "version": version("bytewax"),
+        "windows": windows,
+        "items_per_s": round(len(arrivals) / spent),
+        "ns_per_item": round(spent / len(arrivals) * 1e9),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -111,9 +133,16 @@ def main() -> None:
         )["items_per_s"]
         for seconds in (1, 60)
     }
+    patient = best(AlignSpec(lateness_ns=2 * S), arrivals, arguments.rounds)
+    other = beside(arrivals, arguments.rounds)
     print(f"{overall['items_per_s']:,} items/s, {overall['ns_per_item']} ns an item")
     print("by length of session:", {f"{k} s": f"{v:,}" for k, v in lengths.items()})
     print("by length of contexts:", {f"{k} s": f"{v:,}" for k, v in contexts.items()})
+    print(f"with a lateness of 2 s: {patient['items_per_s']:,} items/s")
+    if other is None:
+        print("bytewax is not installed; pip install -e .[bench]")
+    else:
+        print(f"bytewax, counting only: {other['items_per_s']:,} items/s")
     document: dict[str, object] = {
         "benchmark": "aligner",
         **circumstances(),
@@ -121,6 +150,8 @@ def main() -> None:
         **overall,
         "by_length": lengths,
         "by_context": contexts,
+        "with_lateness": patient,
+        "bytewax": other,
     }
     finish(document, arguments.out)
 

@@ -169,7 +169,7 @@ def test_slow_models_skip_windows_and_say_so(models: Models) -> None:
 def test_a_reader_that_stops_reading_loses_predictions_but_stops_nothing(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("counterpoint.engine.session.OUTBOX_SIZE", 4)
+    monkeypatch.setattr("counterpoint.engine.session.READOUT_SIZE", 4)
     runtime = VirtualRuntime()
     sink = RememberingSink()
     session = new_session(models, open_replay(GRID_CLIP), runtime, sink=sink, speed=1.0)

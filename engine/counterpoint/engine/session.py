@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +24,7 @@ from counterpoint.engine.manifest import Manifest
 from counterpoint.engine.models import Models
 from counterpoint.engine.placing import Placing
 from counterpoint.engine.prediction import Prediction
+from counterpoint.engine.readout import Readout
 from counterpoint.engine.report import Reporter
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Batch, Due, Work, WorkQueue
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 INFERENCE_TIMEOUT_S = 60.0
 """A model that takes longer has hung; the session ends and says so."""
 
-OUTBOX_SIZE = 256
+READOUT_SIZE = 256
 """Predictions that wait for a slow reader of `Session.predictions` before the oldest is dropped."""
 
 MAX_CELLS = 128
@@ -193,8 +193,7 @@ class Session:
         self._work: Work = work or WorkQueue(max_cells=MAX_CELLS)
         self._worker = worker
         self._lane = runtime.lane(f"inference-{worker}")
-        self._outbox: deque[Prediction] = deque()  # at most OUTBOX_SIZE, see _publish
-        self._outbox_changed = asyncio.Event()
+        self._readout = Readout(READOUT_SIZE)
         self._reporter = Reporter(
             session=name,
             bundle=models.bundle,
@@ -208,7 +207,6 @@ class Session:
         self._errors: dict[Modality, str] = {}
         self._windows = 0
         self._revisions = 0
-        self._outbox_dropped = 0
         self._finished = False
 
     # -- outside -------------------------------------------------------------------------------
@@ -230,23 +228,16 @@ class Session:
             raise unwrapped(failed) from None
         finally:
             self._finished = True
-            self._outbox_changed.set()
+            self._readout.close()
         return self.summary()
 
-    async def predictions(self) -> AsyncIterator[Prediction]:
+    def predictions(self) -> AsyncIterator[Prediction]:
         """Predictions as they are made, until the session ends. One reader.
 
-        A reader that falls more than `OUTBOX_SIZE` behind a live session loses the oldest;
+        A reader that falls more than `READOUT_SIZE` behind a live session loses the oldest;
         flat-out replay waits for it.
         """
-        while True:
-            while self._outbox:
-                yield self._outbox.popleft()
-                self._outbox_changed.set()
-            if self._finished:
-                return
-            self._outbox_changed.clear()
-            await self._outbox_changed.wait()
+        return self._readout
 
     @property
     def finished(self) -> bool:
@@ -265,7 +256,7 @@ class Session:
             mailbox=self._mailbox.stats(),
             encoded=self._encoder.counts,
             dropped=self._lost(counters),
-            unread=self._outbox_dropped,
+            unread=self._readout.dropped,
         )
 
     # -- the three tasks -----------------------------------------------------------------------
@@ -411,14 +402,8 @@ class Session:
         self._sink.offer(prediction)
         if self._by_arrivals:
             await self._sink.wait_room()
-            while len(self._outbox) >= OUTBOX_SIZE:
-                self._outbox_changed.clear()
-                await self._outbox_changed.wait()
-        elif len(self._outbox) >= OUTBOX_SIZE:
-            self._outbox.popleft()
-            self._outbox_dropped += 1
-        self._outbox.append(prediction)
-        self._outbox_changed.set()
+            await self._readout.room()
+        self._readout.put(prediction)
 
     def _lost(self, counters: Counters) -> dict[str, int]:
         """Items lost on purpose on their way to a window so far, by "modality: reason"."""

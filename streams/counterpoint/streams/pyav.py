@@ -1,6 +1,6 @@
 """Media files through PyAV (FFmpeg): one stream of a file, decoded as it is needed.
 
-All use of PyAV is in this module and in `streams.ffv1`.
+PyAV is used here, in `streams.pyav_frames`, `streams.network_media` and `streams.ffv1` only.
 """
 
 from __future__ import annotations
@@ -9,35 +9,31 @@ import re
 import stat
 from collections import deque
 from collections.abc import Generator, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import av
 import av.error
 import numpy as np
-import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame as AvVideoFrame
-from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
 from counterpoint.streams.errors import SourceError, UsageError
 from counterpoint.streams.media_time import MediaTimeline
 from counterpoint.streams.merge import MAX_ITEMS_PER_STEP
+from counterpoint.streams.pyav_frames import PlaneReader, mono, to_ns
 from counterpoint.streams.types import (
     NS_PER_S,
     AudioChunk,
     DropCounter,
-    Float32Array,
     Item,
     Modality,
     SourceEnded,
     Step,
-    UInt8Array,
     VideoFrame,
 )
 
@@ -100,7 +96,7 @@ class MediaTrack:
         self._stream = stream
         # One thread: frame threads would decode ahead, and damage is concealed the same always.
         stream.codec_context.thread_count = 1
-        self._reformatter = VideoReformatter()
+        self._planes = PlaneReader()
         self._reached_ns = 0  # the furthest that any packet of the file got, in file time
         self._broken: str | None = None
         self._last_is_torn = False  # the last packet of the stream is only partly there
@@ -118,7 +114,7 @@ class MediaTrack:
         """Instant of the first sample in file time, None if there is no sample."""
         if self._first is None:
             return None
-        return _to_ns(self._first.pts, self._first.time_base) or 0
+        return to_ns(self._first.pts, self._first.time_base) or 0
 
     def step(self, now_ns: int) -> Step:
         """What is released up to ``now_ns``: pictures at their instant, sound at its end."""
@@ -151,13 +147,13 @@ class MediaTrack:
             )
             self._ready.append((end_ns, ended))
             return
-        media_ns = _to_ns(frame.pts, frame.time_base)
+        media_ns = to_ns(frame.pts, frame.time_base)
         if isinstance(frame, AudioFrame):
             length_ns = frame.samples * NS_PER_S // frame.sample_rate
             t_ns = self.time.place(media_ns, length_ns) - self.origin_ns
             self._ready.extend(self._chunks(frame, t_ns, -(-length_ns // MAX_CHUNK_NS)))
         else:
-            length_ns = _to_ns(frame.duration or None, frame.time_base) or self._usual_length_ns()
+            length_ns = to_ns(frame.duration or None, frame.time_base) or self._usual_length_ns()
             t_ns = self.time.place(media_ns, length_ns) - self.origin_ns
             self._ready.append((t_ns, self._picture(frame, t_ns)))
 
@@ -166,38 +162,23 @@ class MediaTrack:
         return round(NS_PER_S / (self._stream.average_rate or self._stream.guessed_rate or 25))
 
     def _picture(self, frame: AvVideoFrame, t_ns: int) -> VideoFrame:
-        full_range = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-        if frame.format.name == "gray":
-            # FFmpeg's grey is full range unless it is marked otherwise.
-            full_range = frame.color_range != ColorRange.MPEG
-        elif frame.format.name not in ("yuv420p", "yuvj420p"):
-            frame = self._reformatter.reformat(
-                frame,
-                format="yuv420p",
-                src_color_range=ColorRange.JPEG if full_range else ColorRange.UNSPECIFIED,
-                dst_color_range=ColorRange.MPEG,
-                threads=1,
-            )
-            full_range = False
-        # The display matrix of a phone held upright: quarter turns, counter-clockwise.
-        turns = round(frame.rotation / 90)
-        planes = [_plane(frame, index, turns) for index in range(len(frame.planes))]
+        planes = self._planes.read(frame)
         self._sequence += 1
         return VideoFrame(
             source=self._name,
             t_ns=t_ns,
-            y=planes[0],
-            u=planes[1] if len(planes) == 3 else None,
-            v=planes[2] if len(planes) == 3 else None,
+            y=planes.y,
+            u=planes.u,
+            v=planes.v,
             sequence=self._sequence - 1,
-            full_range=full_range,
+            full_range=planes.full_range,
         )
 
     def _chunks(
         self, frame: AudioFrame, t_ns: int, pieces: int
     ) -> Iterator[tuple[int, AudioChunk]]:
         start = 0
-        for piece in np.array_split(_mono(frame), pieces):
+        for piece in np.array_split(mono(frame), pieces):
             chunk = AudioChunk(
                 source=self._name,
                 t_ns=t_ns + start * NS_PER_S // frame.sample_rate,
@@ -237,9 +218,9 @@ class MediaTrack:
             except av.error.FFmpegError as error:
                 self._broken = error.strerror or str(error)
                 break
-            end_ns = _to_ns(packet.pts, packet.time_base)
+            end_ns = to_ns(packet.pts, packet.time_base)
             if end_ns is not None:
-                length_ns = _to_ns(packet.duration, packet.time_base) or 0
+                length_ns = to_ns(packet.duration, packet.time_base) or 0
                 self._reached_ns = max(self._reached_ns, end_ns + length_ns)
             # A packet without content only says that the file ends.
             if packet.stream_index == self._stream.index and packet.size:
@@ -312,7 +293,7 @@ def _declared_end_ns(container: InputContainer, stream: _Stream | None = None) -
         # Matroska counts its duration from 0, not from where its streams start.
         start_us = 0 if "matroska" in formats else container.start_time or 0
         return (start_us + container.duration) * 1000
-    length_ns = _to_ns(stream.duration, stream.time_base)
+    length_ns = to_ns(stream.duration, stream.time_base)
     if length_ns is None:
         # Matroska keeps it in a tag, "00:00:03.000000000", which counts from 0.
         tag = re.fullmatch(r"(\d+):(\d\d):(\d\d)\.(\d{9})", stream.metadata.get("DURATION", ""))
@@ -320,32 +301,4 @@ def _declared_end_ns(container: InputContainer, stream: _Stream | None = None) -
             return None
         hours, minutes, seconds, nanoseconds = map(int, tag.groups())
         return ((hours * 60 + minutes) * 60 + seconds) * NS_PER_S + nanoseconds
-    return length_ns + (_to_ns(stream.start_time, stream.time_base) or 0)
-
-
-def _to_ns(ticks: int | None, time_base: Fraction | None) -> int | None:
-    if ticks is None or time_base is None:
-        return None
-    return ticks * time_base.numerator * NS_PER_S // time_base.denominator
-
-
-def _plane(frame: AvVideoFrame, index: int, quarter_turns: int) -> UInt8Array:
-    plane = frame.planes[index]
-    padded = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-    # A copy: the decoder uses its buffers again.
-    return np.rot90(padded[:, : plane.width], quarter_turns).copy(order="C")
-
-
-def _mono(frame: AudioFrame) -> Float32Array:
-    samples: npt.NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    match samples.dtype.kind:
-        case "u":
-            scaled = (samples.astype(np.float32) - 128.0) / 128.0
-        case "i":
-            scaled = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-        case _:
-            scaled = np.nan_to_num(samples, posinf=1.0, neginf=-1.0).astype(np.float32)
-    mono: Float32Array = scaled.mean(axis=0, dtype=np.float32)
-    return np.clip(mono, -1.0, 1.0)
+    return length_ns + (to_ns(stream.start_time, stream.time_base) or 0)

@@ -1,0 +1,471 @@
+"""aiortc, and all that is private in it: a peer connection that gives packets instead of frames.
+
+aiortc's receivers would hand packets to a jitter buffer that holds every frame back by one, and a
+decoder behind queues without bounds. Here a stand-in takes the jitter buffer's place: NACK, RTX,
+statistics and bandwidth estimation stay aiortc's, packets come to us. What is private and used is
+in `PRIVATE`; the contract tests say what is expected of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aioice.ice
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import (
+    InternalError,
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+)
+from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from aiortc.rtcrtpreceiver import RTCRtpReceiver
+from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket
+from aiortc.rtp import RtpPacket as AiortcPacket
+from aiortc.sdp import SessionDescription, candidate_from_sdp
+from OpenSSL import SSL
+
+from counterpoint.streams.types import DropCounter
+from counterpoint.streams.webrtc.settings import IceServer
+from counterpoint.streams.webrtc.signalling import CandidateError, Offer, OfferError
+
+log = logging.getLogger(__name__)
+
+CERTIFICATES: Final = "_RTCPeerConnection__certificates"
+JITTER_BUFFER: Final = "_RTCRtpReceiver__jitter_buffer"
+STOP_DECODER: Final = "_RTCRtpReceiver__stop_decoder"
+HANDLE_RTCP_PACKET: Final = "_handle_rtcp_packet"
+SEND_PLI: Final = "_send_rtcp_pli"
+HANDLE_RTP_DATA: Final = "_handle_rtp_data"
+HANDLE_RTCP_DATA: Final = "_handle_rtcp_data"
+HANDLE_SCTP_DATA: Final = "_handle_data"
+RECEIVE_WINDOW: Final = "_advertised_rwnd"
+DEPAYLOADED: Final = "_data"
+HOST_ADDRESSES: Final = "get_host_addresses"
+PRIVATE: Final = (
+    CERTIFICATES,
+    JITTER_BUFFER,
+    STOP_DECODER,
+    HANDLE_RTCP_PACKET,
+    SEND_PLI,
+    HANDLE_RTP_DATA,
+    HANDLE_RTCP_DATA,
+    HANDLE_SCTP_DATA,
+    RECEIVE_WINDOW,
+    DEPAYLOADED,
+    HOST_ADDRESSES,
+    "_create_ssl_context",
+)
+
+MAX_SSRCS: Final = 32
+"""aiortc keeps something for every SSRC that it has ever seen."""
+# aiortc's own, and the same for peers whose certificate has an RSA key (GStreamer).
+CIPHERS: Final = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:"
+    b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
+    b"ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+)
+# What aiortc's parsers raise on text and packets that nobody has checked before.
+_UNREADABLE: Final = (
+    ValueError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    StopIteration,
+    struct.error,
+)
+_REFUSED: Final = (
+    *_UNREADABLE,
+    RuntimeError,  # a StopIteration within a coroutine
+    InternalError,
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+    OSError,
+)
+
+
+def private(owner: object, name: str) -> Any:
+    """What is private to aiortc.
+
+    Raises:
+        RuntimeError: this aiortc does not have it.
+    """
+    found = getattr(owner, name, None)
+    if found is None:
+        kind = owner.__name__ if isinstance(owner, type) else type(owner).__name__
+        raise RuntimeError(
+            f"{kind} has no {name}: this version of aiortc is not one that "
+            f"counterpoint.streams.webrtc.adapter was written for"
+        )
+    return found
+
+
+# -- addresses -----------------------------------------------------------------------------------
+
+_loopback: ContextVar[bool | None] = ContextVar("counterpoint_loopback", default=None)
+_own_addresses: Final = private(aioice.ice, HOST_ADDRESSES)
+
+
+def _host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
+    addresses: list[str] = _own_addresses(use_ipv4, use_ipv6)
+    wanted = _loopback.get()
+    if wanted is not None and use_ipv4 and (wanted or not addresses):
+        return [*addresses, "127.0.0.1"]
+    return addresses
+
+
+setattr(aioice.ice, HOST_ADDRESSES, _host_addresses)
+
+
+@contextmanager
+def offering_loopback(always: bool) -> Iterator[None]:
+    """Connections that gather candidates within also offer 127.0.0.1.
+
+    aioice leaves it out, so a machine without a network could reach nobody. All others are left
+    as they are.
+
+    Args:
+        always: also where there is another address.
+    """
+    token = _loopback.set(always)
+    try:
+        yield
+    finally:
+        _loopback.reset(token)
+
+
+# -- packets -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtpPacket:
+    """A media packet; one that was sent again (RTX) looks like the first.
+
+    Fields:
+        ssrc, sequence, timestamp, marker: of its header.
+        codec: its name, in upper case.
+        payload: as it came.
+        data: without the codec's payload descriptor.
+    """
+
+    ssrc: int
+    sequence: int
+    timestamp: int
+    marker: bool
+    codec: str
+    payload: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenderReport:
+    """What an RTCP Sender Report says of time (RFC 3550, section 6.4.1).
+
+    Fields:
+        ssrc: whose.
+        ntp: 64 bits of NTP time.
+        timestamp: 32 bits of RTP time.
+    """
+
+    ssrc: int
+    ntp: int
+    timestamp: int
+
+
+class _JitterBufferStandIn:
+    """Takes the packets that aiortc's jitter buffer would get, and never gives a frame."""
+
+    def __init__(self, track: ReceivedTrack) -> None:
+        self._track = track
+
+    def add(self, packet: AiortcPacket) -> tuple[bool, None]:
+        codec = self._track.codecs.get(packet.payload_type)
+        if codec is not None:
+            self._track.on_packet(
+                RtpPacket(
+                    ssrc=packet.ssrc,
+                    sequence=packet.sequence_number,
+                    timestamp=packet.timestamp,
+                    marker=bool(packet.marker),
+                    codec=codec,
+                    payload=packet.payload,
+                    data=private(packet, DEPAYLOADED),
+                )
+            )
+        return False, None
+
+
+def _passed_over(_: object) -> None:
+    """Before anybody listens."""
+
+
+class ReceivedTrack:
+    """One track that the client sends. Callbacks run in the loop and must not raise.
+
+    Fields:
+        kind: ``audio`` or ``video``.
+        codecs: names of codecs by payload type; empty before packets may come.
+        on_packet, on_report: called with each.
+        on_bye: called with an SSRC that its sender has ended.
+    """
+
+    def __init__(self, receiver: RTCRtpReceiver, kind: str) -> None:
+        self.kind = kind
+        self.codecs: dict[int, str] = {}
+        self.on_packet: Callable[[RtpPacket], None] = _passed_over
+        self.on_report: Callable[[SenderReport], None] = _passed_over
+        self.on_bye: Callable[[int], None] = _passed_over
+        self._receiver = receiver
+        self._receive = receiver.receive
+        self._handle_rtcp = private(receiver, HANDLE_RTCP_PACKET)
+        private(receiver, JITTER_BUFFER)
+        setattr(receiver, JITTER_BUFFER, _JitterBufferStandIn(self))
+        setattr(receiver, HANDLE_RTCP_PACKET, self._on_rtcp)
+        setattr(receiver, "receive", self._on_receive)  # noqa: B010 - mypy forbids the assignment
+
+    async def request_key_frame(self, ssrc: int) -> None:
+        """Ask for a picture that needs no other (PLI, RFC 4585 section 6.3.1)."""
+        await private(self._receiver, SEND_PLI)(ssrc)
+
+    async def _on_receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        self.codecs = {
+            codec.payloadType: codec.name.upper()
+            for codec in parameters.codecs
+            if codec.payloadType is not None
+        }
+        await self._receive(parameters)
+        # Its decoder has nothing to do, and to end it later could block the loop.
+        private(self._receiver, STOP_DECODER)()
+
+    async def _on_rtcp(self, packet: AnyRtcpPacket) -> None:
+        await self._handle_rtcp(packet)
+        if isinstance(packet, RtcpSrPacket):
+            info = packet.sender_info
+            self.on_report(
+                SenderReport(ssrc=packet.ssrc, ntp=info.ntp_timestamp, timestamp=info.rtp_timestamp)
+            )
+        elif isinstance(packet, RtcpByePacket):
+            for ssrc in packet.sources:
+                self.on_bye(ssrc)
+
+
+# -- the connection ------------------------------------------------------------------------------
+
+
+class _Certificate(RTCCertificate):
+    """A certificate that talks to peers with RSA keys, too."""
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS)
+        return context
+
+
+class Connection:
+    """A peer connection that answers an offer, and sends nothing but data channels.
+
+    Fields:
+        tracks: the first track of each kind that the client sends, by kind.
+        ignored_tracks: how many more it offered.
+        trouble: what was received and could not be read, by what it was.
+
+    Args:
+        ice_servers: all that are asked.
+        loopback: also offer 127.0.0.1 where there are other addresses.
+        on_change: called when `state` may have changed.
+        on_channel: called with each data channel that the client opens.
+    """
+
+    def __init__(
+        self,
+        *,
+        ice_servers: tuple[IceServer, ...],
+        loopback: bool,
+        on_change: Callable[[], None],
+        on_channel: Callable[[RTCDataChannel], None],
+    ) -> None:
+        self.tracks: dict[str, ReceivedTrack] = {}
+        self.ignored_tracks = 0
+        self.trouble = DropCounter()
+        self._loopback = loopback
+        self._ssrcs: set[int] = set()
+        self._late: tuple[tuple[str | None, str], ...] = ()
+        self._complete = False
+        servers = [
+            RTCIceServer(urls=server.url, username=server.username, credential=server.credential)
+            for server in ice_servers
+        ]
+        # An empty list, and not None, which would mean a public STUN server.
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        private(self._pc, CERTIFICATES)
+        setattr(self._pc, CERTIFICATES, [_Certificate.generateCertificate()])
+        self._pc.on("connectionstatechange", on_change)
+        self._pc.on("datachannel", on_channel)
+
+    @property
+    def state(self) -> str:
+        """``new``, ``connecting``, ``connected``, ``failed`` or ``closed``."""
+        return self._pc.connectionState
+
+    @property
+    def has_channels(self) -> bool:
+        """The client asked for data channels."""
+        return self._pc.sctp is not None
+
+    async def accept(self, offer: Offer) -> str:
+        """Take the client's offer; connecting begins.
+
+        Returns:
+            The answer, with all candidates.
+
+        Raises:
+            OfferError: it cannot be taken.
+        """
+        _check(offer.sdp)
+        try:
+            with offering_loopback(self._loopback):
+                await self._pc.setRemoteDescription(
+                    RTCSessionDescription(sdp=offer.sdp, type="offer")
+                )
+                self._take_tracks()
+                self._guard()
+                await self._pc.setLocalDescription()
+        except _REFUSED as exc:
+            raise OfferError(f"the offer cannot be taken: {_reason(exc)}") from exc
+        self._late, self._complete = offer.late_candidates, offer.complete
+        return self._pc.localDescription.sdp
+
+    async def add_late_candidates(self) -> None:
+        """Look up the candidates of the offer that were left out of it; takes about a second."""
+        late, self._late = self._late, ()
+        for mid, text in late:
+            try:
+                await self.add_candidate(mid, text)
+            except (CandidateError, OSError) as exc:
+                self.trouble.add("candidate not found")
+                log.info("a candidate was passed over: %s", exc)
+        if late and self._complete:
+            await self.end_candidates()
+
+    async def add_candidate(self, mid: str | None, text: str) -> None:
+        """A candidate of the client's.
+
+        Args:
+            mid: of the media section it belongs to; None for the first.
+            text: what follows ``a=candidate:``.
+
+        Raises:
+            CandidateError: it cannot be read.
+        """
+        try:
+            candidate = candidate_from_sdp(text)
+            candidate.sdpMid = mid
+            candidate.sdpMLineIndex = 0 if mid is None else None
+            await self._pc.addIceCandidate(candidate)
+        except _UNREADABLE as exc:
+            raise CandidateError(f"no candidate: {text[:60]!r} ({_reason(exc)})") from exc
+
+    async def end_candidates(self) -> None:
+        """The client has no more candidates."""
+        await self._pc.addIceCandidate(None)
+
+    async def close(self) -> None:
+        """End it. Nothing blocks: there are no decoders of aiortc's to wait for."""
+        await self._pc.close()
+
+    # -- between the descriptions --------------------------------------------------------------
+
+    def _take_tracks(self) -> None:
+        for transceiver in self._pc.getTransceivers():
+            if not transceiver.receiver.track:
+                transceiver.direction = "inactive"
+            elif transceiver.kind in self.tracks:
+                transceiver.direction = "inactive"
+                self.ignored_tracks += 1
+            else:
+                track = ReceivedTrack(transceiver.receiver, transceiver.kind)
+                self.tracks[transceiver.kind] = track
+        if not self.tracks and not self.has_channels:
+            raise OfferError("the offer sends neither video nor audio and has no data channel")
+
+    def _guard(self) -> None:
+        """What cannot be read must not end the connection: aiortc's tasks end by any exception."""
+        transports = {t.receiver.transport for t in self._pc.getTransceivers()}
+        if self._pc.sctp is not None:
+            transports.add(self._pc.sctp.transport)
+            self._guard_one(self._pc.sctp, HANDLE_SCTP_DATA, "data", self._within_window)
+        for transport in transports:
+            self._guard_one(transport, HANDLE_RTP_DATA, "RTP", self._known_ssrc)
+            self._guard_one(transport, HANDLE_RTCP_DATA, "RTCP", lambda _: True)
+
+    def _guard_one(
+        self, owner: object, name: str, what: str, admits: Callable[[bytes], bool]
+    ) -> None:
+        inner: Callable[..., Awaitable[None]] = private(owner, name)
+
+        async def guarded(data: bytes, **arguments: Any) -> None:
+            if not admits(data):
+                self.trouble.add(f"{what} beyond limits")
+                return
+            try:
+                await inner(data, **arguments)
+            except _UNREADABLE as exc:
+                self.trouble.add(f"{what} not readable")
+                log.debug("%s not readable: %s", what, _reason(exc))
+
+        setattr(owner, name, guarded)
+
+    def _known_ssrc(self, data: bytes) -> bool:
+        ssrc = int.from_bytes(data[8:12], "big")
+        if ssrc not in self._ssrcs:
+            if len(self._ssrcs) >= MAX_SSRCS:
+                return False
+            self._ssrcs.add(ssrc)
+        return True
+
+    def _within_window(self, _: bytes) -> bool:
+        """A sender of data that does not heed its window could fill the memory."""
+        return bool(private(self._pc.sctp, RECEIVE_WINDOW) > 0)
+
+
+def _check(sdp: str) -> None:
+    """What aiortc would take, and never get to work.
+
+    Raises:
+        OfferError: the offer is like that.
+    """
+    try:
+        description = SessionDescription.parse(sdp)
+    except _UNREADABLE as exc:
+        raise OfferError(f"the offer cannot be read: {_reason(exc)}") from exc
+    for media in description.media:
+        where = f"media section {media.kind} {media.rtp.muxId}".rstrip()
+        if media.dtls is None or not media.dtls.fingerprints:
+            raise OfferError(f"{where}: a=setup or a=fingerprint is missing")
+        if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
+            raise OfferError(f"{where}: a=ice-ufrag or a=ice-pwd is missing")
+        if media.kind == "application":
+            if media.sctp_port is None and media.profile != "DTLS/SCTP":
+                raise OfferError(f"{where}: a=sctp-port is missing")
+        elif not media.rtcp_mux:
+            raise OfferError(f"{where}: a=rtcp-mux is missing")
+
+
+def _reason(exc: BaseException) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__

@@ -134,7 +134,10 @@ class VideoJitter:
         if self._needs_key and self._ask_ns is None:
             self._ask_ns = now_ns + self._wait_ns
         frames = self.advance(now_ns)
-        if len(self._packets) > self._max_packets or self._bytes > self._max_bytes:
+        if self._is_over and self._needs_key:
+            # First what can no longer be of use, unless it were the beginning of a key frame.
+            self._give_up_below(self._newest if self._head is None else self._head)
+        if self._is_over:
             self._give_up_all(now_ns)
         return frames
 
@@ -238,6 +241,10 @@ class VideoJitter:
         self._head = head
         self._scan = 0 if head is None else head
         self._gap = None
+
+    @property
+    def _is_over(self) -> bool:
+        return len(self._packets) > self._max_packets or self._bytes > self._max_bytes
 
     # -- losses --------------------------------------------------------------------------------
 

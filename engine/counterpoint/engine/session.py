@@ -29,6 +29,7 @@ from counterpoint.engine.report import Reporter
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Batch, Due, Work, WorkQueue
 from counterpoint.streams.errors import FailedError
+from counterpoint.streams.feed import LiveSource, MailboxFeed
 from counterpoint.streams.mailbox import Mailbox, MailboxStats
 from counterpoint.streams.pump import pump
 from counterpoint.streams.runtime import Runtime
@@ -121,7 +122,7 @@ class Session:
 
     Args:
         name: what subscribers call it.
-        source: where items come from; closed when the session ends.
+        source: where items come from; closed when the session ends. A live one needs the speed 1.
         sources: the name that items of each modality carry.
         models: shared by all sessions.
         runtime: clock, waiting, threads.
@@ -129,6 +130,7 @@ class Session:
         sink: where predictions go.
         speed: 1.0 is real time; None is flat out, losing nothing.
         duration_ns: how long the source says it lasts; windows go on to there if it breaks off.
+        origin_ns: the runtime's instant at which session time is 0; by default when it is run.
         worker: which of the process's workers (a thread for its source, one for its models) it
             shares with other sessions.
         exact: whatever the speed, items arrive when the source says, as flat out: for recordings
@@ -145,7 +147,7 @@ class Session:
         self,
         *,
         name: str,
-        source: Source,
+        source: Source | LiveSource,
         sources: Mapping[Modality, str],
         models: Models,
         runtime: Runtime,
@@ -153,6 +155,7 @@ class Session:
         sink: Sink,
         speed: float | None = 1.0,
         duration_ns: int | None = None,
+        origin_ns: int | None = None,
         worker: int = 0,
         exact: bool = False,
         encoder: Encoder | None = None,
@@ -167,6 +170,8 @@ class Session:
         self._speed = speed
         self._duration_ns = duration_ns
         self._stride = config.time.stride(models.bundle.manifest.hop_ns)
+        if isinstance(source, LiveSource) and (speed != 1.0 or exact):
+            raise ValueError(f"a live source runs at the speed 1, not {speed}")
         # Whether arrivals drive the session's time; else the clock does.
         self._by_arrivals = exact or speed is None
         self._exact = exact
@@ -201,6 +206,7 @@ class Session:
             # Sound that is this close to contiguous is taken as contiguous.
             wall_ns=self._wall_ns,
         )
+        self._given_origin_ns = origin_ns
         self._origin_ns = 0
         self._origin_wall_ns = 0
         self._end_ns = 0
@@ -217,8 +223,9 @@ class Session:
         Raises:
             CounterpointError: the session could not go on; the message says why.
         """
-        self._origin_ns = self._runtime.now_ns()
-        self._origin_wall_ns = self._runtime.wall_ns()
+        now_ns = self._runtime.now_ns()
+        self._origin_ns = now_ns if self._given_origin_ns is None else self._given_origin_ns
+        self._origin_wall_ns = self._runtime.wall_ns() - (now_ns - self._origin_ns)
         try:
             async with asyncio.TaskGroup() as group:
                 self._runtime.spawn(group, f"{self.name}/pump", self._pump())
@@ -263,6 +270,9 @@ class Session:
 
     async def _pump(self) -> None:
         try:
+            if isinstance(self._source, LiveSource):
+                await self._source.run(MailboxFeed(self._mailbox, self._runtime, self._origin_ns))
+                return
             await pump(
                 self._source,
                 self._mailbox,

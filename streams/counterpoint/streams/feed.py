@@ -1,7 +1,7 @@
 """Live sources: what comes by itself, and when it comes.
 
-A recording is stepped by its owner (`streams.types.Source`, `streams.pump`); a live source runs as a
-task of its own, and hands each item over the moment it has it.
+A recording is stepped by its owner (`streams.types.Source`, `streams.pump`); a live source runs as
+a task of its own, and hands each item over the moment it has it.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from dataclasses import replace
+from typing import Final, Protocol
 
 from counterpoint.streams.errors import SourceError
-from counterpoint.streams.mailbox import Mailbox
+from counterpoint.streams.feed import Feed
 from counterpoint.streams.merge import OpenModalities
 from counterpoint.streams.runtime import Lane, Runtime
-from counterpoint.streams.types import NS_PER_S, Item, Source, Step
+from counterpoint.streams.types import NS_PER_S, DropCounter, Item, Modality, Source, Step
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +21,16 @@ STEP_TIMEOUT_S: Final = 30.0
 """A recording that gives nothing for so long hangs (a dead network file system)."""
 
 
+class Intake(Protocol):
+    """Where `pump` puts items; see `streams.mailbox.Mailbox`."""
+
+    def put(self, arrived_ns: int, item: Item, /) -> None: ...
+    async def put_wait(self, arrived_ns: int, item: Item, /) -> None: ...
+
+
 async def pump(
     source: Source,
-    mailbox: Mailbox,
+    mailbox: Intake,
     runtime: Runtime,
     *,
     speed: float | None,
@@ -75,6 +83,60 @@ async def pump(
                 step = await ahead
     finally:
         await stepper.close()
+
+
+class PacedSource:
+    """A recording as a live source: from where its session is when it begins, in real time.
+
+    Args:
+        source: what is played; closed when it has been run.
+        lane: the lane in which it is stepped.
+    """
+
+    def __init__(self, name: str, source: Source, runtime: Runtime, *, lane: str) -> None:
+        self._name = name
+        self._source = source
+        self._runtime = runtime
+        self._lane = lane
+        self._drops = DropCounter()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        return self._source.modalities
+
+    @property
+    def drops(self) -> DropCounter:
+        return self._drops
+
+    async def run(self, feed: Feed) -> None:
+        """Play it once; what breaks off in it is told to the log, and its modality ends."""
+        origin_ns = self._runtime.now_ns()
+        await pump(
+            self._source,
+            _Shifted(feed, feed.session_ns(origin_ns)),
+            self._runtime,
+            speed=1.0,
+            origin_ns=origin_ns,
+            lane=self._lane,
+        )
+
+
+class _Shifted:
+    """A feed for items whose zero is the instant at which their recording began."""
+
+    def __init__(self, feed: Feed, by_ns: int) -> None:
+        self._feed = feed
+        self._by_ns = by_ns
+
+    def put(self, _release_ns: int, item: Item, /) -> None:
+        self._feed.put(replace(item, t_ns=item.t_ns + self._by_ns))
+
+    async def put_wait(self, release_ns: int, item: Item, /) -> None:
+        self.put(release_ns, item)
 
 
 class _Stepper:

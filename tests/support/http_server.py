@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,14 +37,24 @@ class Served:
         return int(self.url.rpartition(":")[2])
 
     async def raw(self, request: bytes) -> bytes:
-        """Send bytes on a connection of their own, and read until the server closes it."""
+        """Send bytes on a connection of their own, and read one answer, or to the end."""
         async with asyncio.timeout(30):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(request)
-                return await reader.read()
+                return await _answer(reader)
             finally:
                 writer.close()
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        if not (line := await reader.readline()):
+            return head
+        head += line
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", head)
+    return head + await (reader.readexactly(int(length[1])) if length else reader.read())
 
 
 @asynccontextmanager

@@ -117,8 +117,10 @@ class FakeLiveSessions:
     # -- the test's side -----------------------------------------------------------------------
 
     def say(self, prediction: Prediction) -> None:
-        """Give a prediction to all readers of its session."""
+        """Give a prediction to all readers of its session; one that is behind loses the oldest."""
         for queue in self._queues.get(prediction.session, ()):
+            if queue.full():
+                queue.get_nowait()
             queue.put_nowait(prediction)
 
     def end(self, session: str) -> None:

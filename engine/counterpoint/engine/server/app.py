@@ -37,9 +37,9 @@ from counterpoint.engine.server.answers import (
 )
 from counterpoint.engine.server.auth import Access, Tokens
 from counterpoint.engine.server.events import EventStream
+from counterpoint.engine.server.files import Page
 from counterpoint.engine.server.limits import Guard, Slots, client_address
 from counterpoint.engine.server.names import checked_connection, checked_name
-from counterpoint.engine.server.page import Page
 from counterpoint.engine.server.port import LiveSessions, UnknownError
 from counterpoint.engine.server.settings import ServerSettings
 from counterpoint.streams.chat_file import MAX_AUTHOR_CHARACTERS, MAX_TEXT_CHARACTERS

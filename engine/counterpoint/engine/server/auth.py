@@ -13,6 +13,15 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from starlette.requests import Request
 
 from counterpoint.engine.server.answers import HttpError
@@ -54,10 +63,15 @@ class Grant:
 
 
 class Tokens:
-    """Reads tokens signed with one key."""
+    """Reads tokens signed with one key.
+
+    Raises:
+        UsageError: a public key that is none of Ed25519's.
+    """
 
     def __init__(self, key: TokenKey, runtime: Runtime) -> None:
         self._key = key
+        self._verifier = key.key if key.algorithm == "HS256" else _public_key(key.key)
         self._runtime = runtime
 
     def read(self, token: str) -> Grant:
@@ -71,7 +85,7 @@ class Tokens:
         try:
             claims = jwt.decode(
                 token,
-                self._key.key,
+                self._verifier,
                 algorithms=[self._key.algorithm],
                 audience=self._key.audience,
                 issuer=self._key.issuer,
@@ -199,13 +213,34 @@ def mint(
         claims["sessions"] = patterns
     named = {"sub": subject, "aud": audience, "iss": issuer}
     claims |= {name: value for name, value in named.items() if value is not None}
+    signer = key if algorithm == "HS256" else _private_key(key)
     try:
-        token = jwt.encode(claims, key, algorithm=algorithm)
-    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        token = jwt.encode(claims, signer, algorithm=algorithm)
+    except jwt.InvalidKeyError as error:  # a PEM file taken for a secret
         raise UsageError(f"the key cannot sign tokens with {algorithm}: {error}") from error
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise UsageError("a token with so many sessions would be too long; use a pattern")
     return token
+
+
+def _public_key(pem: bytes) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError("the token key is no public key in PEM") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise UsageError("the token key is no Ed25519 key (openssl genpkey -algorithm ed25519)")
+    return key
+
+
+def _private_key(pem: bytes) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError("the key cannot sign: it is no private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError("the key cannot sign tokens with EdDSA: it is no Ed25519 key")
+    return key
 
 
 def _why(error: jwt.InvalidTokenError) -> str:

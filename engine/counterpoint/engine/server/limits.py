@@ -23,7 +23,7 @@ from counterpoint.streams.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-_CLOSE: Final = {"Connection": "close"}
+MAX_HEAD_BYTES: Final = 16_384
 _ALLOW_METHODS: Final = "GET, POST, PATCH, DELETE, OPTIONS"
 _ALLOW_HEADERS: Final = "Authorization, Content-Type, If-Match, Last-Event-ID"
 _EXPOSE_HEADERS: Final = "Location, ETag, Link, Retry-After, Accept-Post"
@@ -114,6 +114,9 @@ class Guard:
             origin.lower(), scope, headers
         ):
             raise HttpError(403, "origin", "pages from there may not use this; see server.origins")
+        # h11 counts a head only while it is incomplete; what comes in one piece passes it.
+        if _head_bytes(scope) > MAX_HEAD_BYTES:
+            raise HttpError(431, "head", f"the head is larger than {MAX_HEAD_BYTES} bytes")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.max_body_bytes:
             raise self._too_large()
@@ -132,7 +135,8 @@ class Guard:
 
     def _too_large(self) -> HttpError:
         kib = self._settings.max_body_bytes // 1024
-        return HttpError(413, "size", f"the body is larger than {kib} KiB", _CLOSE)
+        # Not closed at once, or the client might lose this answer; see `serve` for the rest.
+        return HttpError(413, "size", f"the body is larger than {kib} KiB")
 
     def _limited(self, headers: Headers, receive: Receive) -> Receive:
         """``receive`` that gives up on a body too large or too slow."""
@@ -151,7 +155,9 @@ class Guard:
                 async with asyncio.timeout(left_s):
                     message = await receive()
             except TimeoutError as error:
-                raise HttpError(408, "slow", "the body took too long to come", _CLOSE) from error
+                raise HttpError(
+                    408, "slow", "the body took too long to come", {"Connection": "close"}
+                ) from error
             more = message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._settings.max_body_bytes:
@@ -209,6 +215,11 @@ class _Answer:
             headers["Access-Control-Allow-Methods"] = _ALLOW_METHODS
             headers["Access-Control-Allow-Headers"] = _ALLOW_HEADERS
             headers["Access-Control-Max-Age"] = str(_PREFLIGHT_S)
+
+
+def _head_bytes(scope: Scope) -> int:
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + fields
 
 
 def client_address(scope: Scope) -> str:

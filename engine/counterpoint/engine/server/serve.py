@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from counterpoint.engine.background import background
-from counterpoint.engine.server.limits import Slots, counted_address
+from counterpoint.engine.server.limits import MAX_HEAD_BYTES, Slots, counted_address
 from counterpoint.engine.server.metrics import ServerCounters
 from counterpoint.engine.server.settings import ServerSettings
 from counterpoint.streams.errors import UnavailableError, UsageError
@@ -28,7 +28,8 @@ from counterpoint.streams.runtime import Runtime, Timer
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES: Final = 16_384
+MAX_UNWANTED_BYTES: Final = 16_000_000
+"""Of a body whose request is answered: more, and the connection is cut."""
 BACKLOG: Final = 128
 KEEP_ALIVE_S: Final = 15
 _CLEANUP_S: Final = 2.0
@@ -97,6 +98,7 @@ class _Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 ssl=self.config.ssl,
+                ssl_handshake_timeout=settings.header_timeout_s if self.config.ssl else None,
                 backlog=BACKLOG,
             )
         except OSError as error:
@@ -152,6 +154,7 @@ class _Protocol(H11Protocol):
         self._slots = slots
         self._counters = counters
         self._address: str | None = None
+        self._unwanted_bytes = 0
         self._head_timer: Timer | None = None
         self._stall_timer: Timer | None = None
 
@@ -178,11 +181,16 @@ class _Protocol(H11Protocol):
         if self._address is None:
             return  # it was refused
         super().data_received(data)
-        # Between requests, or with what is left of a body that nobody wants: not for ever.
+        # Between requests, or with what is left of a body that nobody wants: a client gets to read
+        # why it is not wanted, but neither for ever nor for any size.
         if self.cycle is None or self.cycle.response_complete:
             self._await_head()
+            self._unwanted_bytes += len(data)
+            if self._unwanted_bytes > MAX_UNWANTED_BYTES:
+                self.transport.abort()
         else:
             self._stop_head_timer()
+            self._unwanted_bytes = 0
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,15 +18,11 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import is_rtcp
 
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import SystemRuntime
-from counterpoint.streams.types import (
-    AudioChunk,
-    ClockUpdate,
-    Item,
-    VideoFrame,
-)
+from counterpoint.streams.types import AudioChunk, Bound, ClockUpdate, Item, VideoFrame
 from counterpoint.streams.webrtc import Peer
 from counterpoint.streams.webrtc.adapter import offering_loopback
 
@@ -66,10 +62,18 @@ class CollectingFeed:
     def updates(self) -> list[ClockUpdate]:
         return [item for item in self.items if isinstance(item, ClockUpdate)]
 
+    @property
+    def bounds(self) -> list[Bound]:
+        return [item for item in self.items if isinstance(item, Bound)]
+
     async def until(self, *, frames: int = 0, chunks: int = 0) -> None:
         """Return once there are as many."""
+        await self.until_true(lambda: len(self.frames) >= frames and len(self.chunks) >= chunks)
+
+    async def until_true(self, condition: Callable[[], bool]) -> None:
+        """Return once the condition holds; it is looked at after each item."""
         async with asyncio.timeout(WAIT_S):
-            while len(self.frames) < frames or len(self.chunks) < chunks:
+            while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -173,6 +177,25 @@ class Client:
         async with asyncio.timeout(WAIT_S):
             await self.opened.wait()
 
+    def ssrc(self, kind: str) -> int:
+        return next(s._ssrc for s in self.pc.getSenders() if s.kind == kind)
+
+    def filter(self, keeps: Callable[[int, int], bool]) -> None:
+        """Let only those packets out of which ``keeps(ssrc, sequence)`` is true."""
+        transport = self.pc.getSenders()[0].transport
+        send = transport._send_rtp
+
+        async def filtered(data: bytes) -> None:
+            ssrc, sequence = int.from_bytes(data[8:12], "big"), int.from_bytes(data[2:4], "big")
+            if is_rtcp(data) or keeps(ssrc, sequence):
+                await send(data)
+
+        setattr(transport, "_send_rtp", filtered)  # noqa: B010 - mypy forbids the assignment
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send what may be no proper packet, encrypted as one."""
+        await self.pc.getSenders()[0].transport._send_rtp(data)
+
     def kill(self) -> None:
         """Vanish without a word, as a client does whose machine is switched off."""
         for transceiver in self.pc.getTransceivers():
@@ -186,11 +209,35 @@ class Client:
 
 
 @asynccontextmanager
-async def running(peer: Peer, feed: Feed) -> AsyncIterator[asyncio.Task[None]]:
-    """``peer.run(feed)`` beside the block, which ends it; what it raised is for the test."""
-    task = asyncio.create_task(peer.run(feed))
+async def running(
+    peer: Peer, client: Client, feed: Feed, *, connecting: bool = True
+) -> AsyncIterator[asyncio.Task[None]]:
+    """``peer.run(feed)`` beside the block, which ends it and its client.
+
+    What the peer raises is for the test to find in the task.
+    """
     try:
-        yield task
+        if connecting:
+            await client.connect(peer)
+        task = asyncio.create_task(peer.run(feed))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await peer.close()
+        await client.close()
+
+
+async def ends(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a peer; raises what it raised."""
+    async with asyncio.timeout(WAIT_S):
+        await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds; for what tells nobody when it changes."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

@@ -9,11 +9,9 @@ in `PRIVATE`; the contract tests say what is expected of each.
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Final
 
 import aioice.ice
@@ -35,10 +33,16 @@ from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket
 from aiortc.rtp import RtpPacket as AiortcPacket
-from aiortc.sdp import SessionDescription, candidate_from_sdp
 from OpenSSL import SSL
 
 from counterpoint.streams.types import DropCounter
+from counterpoint.streams.webrtc.descriptions import (
+    UNREADABLE,
+    check_description,
+    read_candidate,
+    reason_of,
+)
+from counterpoint.streams.webrtc.packets import RtpPacket, SenderReport
 from counterpoint.streams.webrtc.settings import IceServer
 from counterpoint.streams.webrtc.signalling import CandidateError, Offer, OfferError
 
@@ -79,18 +83,8 @@ CIPHERS: Final = (
     b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
     b"ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
 )
-# What aiortc's parsers raise on text and packets that nobody has checked before.
-_UNREADABLE: Final = (
-    ValueError,
-    LookupError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    StopIteration,
-    struct.error,
-)
 _REFUSED: Final = (
-    *_UNREADABLE,
+    *UNREADABLE,
     RuntimeError,  # a StopIteration within a coroutine
     InternalError,
     InvalidAccessError,
@@ -150,42 +144,7 @@ def offering_loopback(always: bool) -> Iterator[None]:
         _loopback.reset(token)
 
 
-# -- packets -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RtpPacket:
-    """A media packet; one that was sent again (RTX) looks like the first.
-
-    Fields:
-        ssrc, sequence, timestamp, marker: of its header.
-        codec: its name, in upper case.
-        payload: as it came.
-        data: without the codec's payload descriptor.
-    """
-
-    ssrc: int
-    sequence: int
-    timestamp: int
-    marker: bool
-    codec: str
-    payload: bytes
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SenderReport:
-    """What an RTCP Sender Report says of time (RFC 3550, section 6.4.1).
-
-    Fields:
-        ssrc: whose.
-        ntp: 64 bits of NTP time.
-        timestamp: 32 bits of RTP time.
-    """
-
-    ssrc: int
-    ntp: int
-    timestamp: int
+# -- tracks ----------------------------------------------------------------------------------------
 
 
 class _JitterBufferStandIn:
@@ -337,7 +296,7 @@ class Connection:
         Raises:
             OfferError: it cannot be taken.
         """
-        _check(offer.sdp)
+        check_description(offer.sdp)
         try:
             with offering_loopback(self._loopback):
                 await self._pc.setRemoteDescription(
@@ -347,7 +306,7 @@ class Connection:
                 self._guard()
                 await self._pc.setLocalDescription()
         except _REFUSED as exc:
-            raise OfferError(f"the offer cannot be taken: {_reason(exc)}") from exc
+            raise OfferError(f"the offer cannot be taken: {reason_of(exc)}") from exc
         self._late, self._complete = offer.late_candidates, offer.complete
         return self._pc.localDescription.sdp
 
@@ -357,7 +316,7 @@ class Connection:
         for mid, text in late:
             try:
                 await self.add_candidate(mid, text)
-            except (CandidateError, OSError) as exc:
+            except CandidateError as exc:
                 self.trouble.add("candidate not found")
                 log.info("a candidate was passed over: %s", exc)
         if late and self._complete:
@@ -371,15 +330,12 @@ class Connection:
             text: what follows ``a=candidate:``.
 
         Raises:
-            CandidateError: it cannot be read.
+            CandidateError: it cannot be read or looked up.
         """
         try:
-            candidate = candidate_from_sdp(text)
-            candidate.sdpMid = mid
-            candidate.sdpMLineIndex = 0 if mid is None else None
-            await self._pc.addIceCandidate(candidate)
-        except _UNREADABLE as exc:
-            raise CandidateError(f"no candidate: {text[:60]!r} ({_reason(exc)})") from exc
+            await self._pc.addIceCandidate(read_candidate(mid, text))
+        except (*UNREADABLE, OSError) as exc:
+            raise CandidateError(f"candidate {text[:60]!r}: {reason_of(exc)}") from exc
 
     async def end_candidates(self) -> None:
         """The client has no more candidates."""
@@ -425,9 +381,9 @@ class Connection:
                 return
             try:
                 await inner(data, **arguments)
-            except _UNREADABLE as exc:
+            except UNREADABLE as exc:
                 self.trouble.add(f"{what} not readable")
-                log.debug("%s not readable: %s", what, _reason(exc))
+                log.debug("%s not readable: %s", what, reason_of(exc))
 
         setattr(owner, name, guarded)
 
@@ -442,30 +398,3 @@ class Connection:
     def _within_window(self, _: bytes) -> bool:
         """A sender of data that does not heed its window could fill the memory."""
         return bool(private(self._pc.sctp, RECEIVE_WINDOW) > 0)
-
-
-def _check(sdp: str) -> None:
-    """What aiortc would take, and never get to work.
-
-    Raises:
-        OfferError: the offer is like that.
-    """
-    try:
-        description = SessionDescription.parse(sdp)
-    except _UNREADABLE as exc:
-        raise OfferError(f"the offer cannot be read: {_reason(exc)}") from exc
-    for media in description.media:
-        where = f"media section {media.kind} {media.rtp.muxId}".rstrip()
-        if media.dtls is None or not media.dtls.fingerprints:
-            raise OfferError(f"{where}: a=setup or a=fingerprint is missing")
-        if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
-            raise OfferError(f"{where}: a=ice-ufrag or a=ice-pwd is missing")
-        if media.kind == "application":
-            if media.sctp_port is None and media.profile != "DTLS/SCTP":
-                raise OfferError(f"{where}: a=sctp-port is missing")
-        elif not media.rtcp_mux:
-            raise OfferError(f"{where}: a=rtcp-mux is missing")
-
-
-def _reason(exc: BaseException) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__

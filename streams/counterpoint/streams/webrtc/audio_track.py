@@ -9,9 +9,10 @@ from counterpoint.streams.clock import SenderOffset
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import Lane, Runtime
 from counterpoint.streams.types import AudioChunk, DropCounter, Float32Array, Modality
-from counterpoint.streams.webrtc.adapter import ReceivedTrack, RtpPacket
+from counterpoint.streams.webrtc.adapter import ReceivedTrack
 from counterpoint.streams.webrtc.audio_jitter import AudioJitter, AudioPacket, AudioPiece
 from counterpoint.streams.webrtc.decode import AudioDecoder, DecodeError
+from counterpoint.streams.webrtc.packets import RtpPacket
 from counterpoint.streams.webrtc.sequence import JitterCounts
 from counterpoint.streams.webrtc.settings import PeerSettings
 from counterpoint.streams.webrtc.track import BEHIND, MAX_ENCODED, STREAM_CHANGED, Track
@@ -29,6 +30,7 @@ class AudioTrack(Track):
         lane: Lane,
         offset: SenderOffset,
         drops: DropCounter,
+        on_begin: Callable[[], None],
         settings: PeerSettings,
     ) -> None:
         super().__init__(
@@ -39,6 +41,7 @@ class AudioTrack(Track):
             lane=lane,
             offset=offset,
             drops=drops,
+            on_begin=on_begin,
         )
         self._jitter = AudioJitter(wait_ns=settings.audio_wait_ns)
         self._decoder: tuple[str, AudioDecoder] | None = None
@@ -80,7 +83,6 @@ class AudioTrack(Track):
         if self._encoded:
             self._drop(STREAM_CHANGED, len(self._encoded))
             self._encoded.clear()
-        self._held.clear()
         self._jitter.restart()
 
     async def _step(self, feed: Feed) -> None:

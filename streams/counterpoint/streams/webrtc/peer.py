@@ -127,11 +127,14 @@ class Peer:
             raise CandidateError(
                 f"{self.name}: an ICE restart is not possible here; make a new offer instead"
             )
-        async with asyncio.timeout(self.settings.connect_timeout_ns / NS_PER_S):
-            for mid, candidate in found.candidates:
-                await self._connection.add_candidate(mid, candidate)
-            if found.complete:
-                await self._connection.end_candidates()
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_ns / NS_PER_S):
+                for mid, candidate in found.candidates:
+                    await self._connection.add_candidate(mid, candidate)
+                if found.complete:
+                    await self._connection.end_candidates()
+        except TimeoutError as exc:
+            raise CandidateError(f"{self.name}: a candidate could not be looked up") from exc
 
     @property
     def ice_session(self) -> str:
@@ -248,6 +251,7 @@ class Peer:
                 lane=self._runtime.lane(self._lane_name()),
                 offset=offset,
                 drops=self._drops,
+                on_begin=self._changed.set,
                 settings=self.settings,
             )
         if "audio" in received:
@@ -258,6 +262,7 @@ class Peer:
                 lane=self._runtime.lane(self._lane_name()),
                 offset=offset,
                 drops=self._drops,
+                on_begin=self._changed.set,
                 settings=self.settings,
             )
 

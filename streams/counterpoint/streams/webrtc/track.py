@@ -11,14 +11,16 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from counterpoint.streams.clock import RtpClock, SenderOffset
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import Lane, Runtime
-from counterpoint.streams.types import AudioChunk, DropCounter, Modality, VideoFrame
-from counterpoint.streams.webrtc.adapter import ReceivedTrack, RtpPacket, SenderReport
+from counterpoint.streams.types import AudioChunk, Bound, DropCounter, Modality, VideoFrame
+from counterpoint.streams.webrtc.adapter import ReceivedTrack
+from counterpoint.streams.webrtc.packets import RtpPacket, SenderReport
 from counterpoint.streams.webrtc.sequence import JitterCounts
 from counterpoint.streams.webrtc.settings import MS, TrackStats
 
@@ -36,7 +38,13 @@ INBOX_FULL = "too many packets at once"
 BEHIND = "decoder too slow"
 STREAM_CHANGED = "another stream began"
 TOO_OLD = "of a stream that is over"
+TOO_EARLY = "before the session took it"
+OTHER_RATE = "a codec of another clock rate"
 HELD = "too much at the opening"
+
+
+# From session time and number, what is handed over; None where there is nothing at that time.
+Maker: TypeAlias = Callable[[int, int], VideoFrame | AudioChunk] | None
 
 
 def rtp_rate_hz(codec: str) -> int:
@@ -59,6 +67,8 @@ class Track(ABC):
         received: where packets come from.
         offset: one for all tracks of the peer.
         lane: where it is decoded.
+        drops: of the whole peer.
+        on_begin: called with the first packet.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class Track(ABC):
         lane: Lane,
         offset: SenderOffset,
         drops: DropCounter,
+        on_begin: Callable[[], None],
     ) -> None:
         self.last_packet_ns: int | None = None
         self.said_bye = False
@@ -82,7 +93,8 @@ class Track(ABC):
         self._runtime = runtime
         self._lane = lane
         self._offset = offset
-        self._drops = drops  # of the whole peer
+        self._drops = drops
+        self._on_begin = on_begin
         self._own_drops = DropCounter()
         self._inbox: deque[tuple[int, RtpPacket | SenderReport]] = deque()
         self._wake = asyncio.Event()
@@ -90,7 +102,9 @@ class Track(ABC):
         self._ssrc = -1
         self._codec = ""
         self._opened_ns: int | None = None
-        self._held: deque[tuple[int, int, Callable[[int, int], VideoFrame | AudioChunk]]] = deque()
+        self._rate_hz = 0
+        self._held: deque[tuple[int, int, Maker]] = deque()
+        self._newest_media_ns = -1  # of what was given
         self._sequence = 0
         self._decode_errors = 0
         self._delays: deque[int] = deque(maxlen=DELAYS)
@@ -101,9 +115,12 @@ class Track(ABC):
     # -- as it comes ---------------------------------------------------------------------------
 
     def _note_packet(self, packet: RtpPacket) -> None:
+        begins = self.last_packet_ns is None
         self.last_packet_ns = self._runtime.now_ns()
         self.said_bye = False
         self._note(packet)
+        if begins:
+            self._on_begin()
 
     def _note(self, what: RtpPacket | SenderReport) -> None:
         if len(self._inbox) >= MAX_INBOX:
@@ -120,7 +137,9 @@ class Track(ABC):
 
     async def pump(self, feed: Feed) -> None:
         """Give items until cancelled."""
-        self._inbox.clear()  # of before the session
+        if self._inbox:
+            self._drop(TOO_EARLY, len(self._inbox))
+            self._inbox.clear()
         while True:
             self._wake.clear()
             self._take_inbox(feed)
@@ -152,11 +171,13 @@ class Track(ABC):
             )
 
     def _take_packet(self, packet: RtpPacket, now_ns: int, arrived_ns: int) -> None:
+        rate_hz = rtp_rate_hz(packet.codec)
         if self._clock is None:
-            self._opened_ns = now_ns
-            self._clock = RtpClock(
-                self._name, self.modality, rtp_rate_hz(packet.codec), self._offset
-            )
+            self._opened_ns, self._rate_hz = now_ns, rate_hz
+            self._clock = RtpClock(self._name, self.modality, rate_hz, self._offset)
+        if rate_hz != self._rate_hz:
+            self._drop(OTHER_RATE)
+            return
         media_ns = self._clock.packet(packet.ssrc, packet.timestamp, arrived_ns)
         if media_ns is None:
             self._drop(TOO_OLD)
@@ -164,24 +185,27 @@ class Track(ABC):
         if packet.ssrc != self._ssrc:
             if self._ssrc >= 0:
                 self._change_stream()
+                if self._held:
+                    self._drop(STREAM_CHANGED, len(self._held))
+                    self._held.clear()
+                self._newest_media_ns = -1
             self._ssrc = packet.ssrc
         self._codec = packet.codec
         self._add(packet, media_ns, now_ns)
 
-    def _give(
-        self, media_ns: int, arrived_ns: int, item: Callable[[int, int], VideoFrame | AudioChunk]
-    ) -> None:
+    def _give(self, media_ns: int, arrived_ns: int, make: Maker) -> None:
         """Hand over what was decoded, now or when the opening is over.
 
         Args:
             media_ns: as the clock gave it.
             arrived_ns: when the last packet of it arrived, of the runtime's clock.
-            item: makes it, from its session time and its number.
+            make: None says that there will be nothing up to then.
         """
         if len(self._held) >= MAX_HELD:
             self._held.popleft()
             self._drop(HELD)
-        self._held.append((media_ns, arrived_ns, item))
+        self._newest_media_ns = max(self._newest_media_ns, media_ns)
+        self._held.append((media_ns, arrived_ns, make))
 
     def _release(self, feed: Feed) -> None:
         now_ns = self._runtime.now_ns()
@@ -189,12 +213,15 @@ class Track(ABC):
             return
         while self._held:
             media_ns, arrived_ns, make = self._held.popleft()
-            item = make(self._clock.map(media_ns), self._sequence)
-            self._sequence += 1
+            t_ns = self._clock.map(media_ns)
             update = self._clock.take_update()
             if update is not None:
                 feed.put(update)
-            feed.put(item)
+            if make is None:
+                feed.put(Bound(source=self._name, modality=self.modality, t_ns=t_ns))
+                continue
+            feed.put(make(t_ns, self._sequence))
+            self._sequence += 1
             self._delays.append(self._runtime.now_ns() - arrived_ns)
 
     def _next_wake_ns(self) -> int | None:

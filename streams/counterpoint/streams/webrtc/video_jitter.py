@@ -93,6 +93,7 @@ class VideoJitter:
         self._sequence = Sequence()
         self._passed_over = PassedOver()
         self._newest = -1
+        self.given_up_media_ns = -1  # of the newest frame that was given up
         # All below was used or given up. Until either happens the first packet may not be the
         # first to arrive.
         self._floor: int | None = None
@@ -286,6 +287,7 @@ class VideoJitter:
             if packet.data and packet.timestamp != self._given_up_timestamp:
                 self._given_up_timestamp = packet.timestamp
                 self.counts.frames_given_up += 1
+                self.given_up_media_ns = packet.media_ns
         self._floor = end
 
     def _insert(self, number: int, packet: VideoPacket) -> None:

@@ -10,7 +10,7 @@ from counterpoint.streams.clock import SenderOffset
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import Lane, Runtime
 from counterpoint.streams.types import DropCounter, Modality, VideoFrame
-from counterpoint.streams.webrtc.adapter import ReceivedTrack, RtpPacket
+from counterpoint.streams.webrtc.adapter import ReceivedTrack
 from counterpoint.streams.webrtc.decode import (
     DecodeError,
     Picture,
@@ -18,6 +18,7 @@ from counterpoint.streams.webrtc.decode import (
     PictureRefusedError,
     VideoDecoder,
 )
+from counterpoint.streams.webrtc.packets import RtpPacket
 from counterpoint.streams.webrtc.payloads import begins_key_frame
 from counterpoint.streams.webrtc.sequence import JitterCounts
 from counterpoint.streams.webrtc.settings import PeerSettings, TrackStats
@@ -45,6 +46,7 @@ class VideoTrack(Track):
         lane: Lane,
         offset: SenderOffset,
         drops: DropCounter,
+        on_begin: Callable[[], None],
         settings: PeerSettings,
     ) -> None:
         super().__init__(
@@ -55,6 +57,7 @@ class VideoTrack(Track):
             lane=lane,
             offset=offset,
             drops=drops,
+            on_begin=on_begin,
         )
         self._jitter = VideoJitter(wait_ns=settings.video_wait_ns)
         self._limits = PictureLimits(
@@ -97,7 +100,6 @@ class VideoTrack(Track):
 
     def _change_stream(self) -> None:
         self._drop_encoded(len(self._encoded), STREAM_CHANGED)
-        self._held.clear()
         self._jitter.restart(self._runtime.now_ns())
 
     async def _step(self, feed: Feed) -> None:
@@ -110,8 +112,11 @@ class VideoTrack(Track):
         if self._encoded:
             codec, frame = self._encoded.popleft()
             picture = await self._decode(codec, frame)
-            if picture is not None:
-                self._give(frame.media_ns, frame.arrived_ns, self._maker(picture))
+            make = None if picture is None else self._maker(picture)
+            self._give(frame.media_ns, frame.arrived_ns, make)
+        elif self._jitter.given_up_media_ns > self._newest_media_ns:
+            # Windows need not wait for pictures that will not come.
+            self._give(self._jitter.given_up_media_ns, now_ns, None)
         self._release(feed)
 
     def _shed(self, now_ns: int) -> None:

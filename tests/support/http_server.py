@@ -95,3 +95,18 @@ def page_folder(tmp_path: Path) -> Path:
     (tmp_path / "notes.txt").write_text("not for anyone", encoding="utf-8")
     (tmp_path / ".hidden.js").write_text("not for anyone", encoding="utf-8")
     return tmp_path
+
+
+def request_head(method: str, path: str, *headers: str) -> bytes:
+    """A request without a body, or its head."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+async def until_cut_off(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    """Send that piece over and over until the server ends the connection."""
+    async with asyncio.timeout(30):
+        while not writer.transport.is_closing():
+            writer.write(piece)
+            await asyncio.sleep(0.005)
+    writer.close()

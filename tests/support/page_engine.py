@@ -29,12 +29,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from counterpoint.engine.server.answers import SECURITY_HEADERS
+
 PAGE = Path(__file__).parents[2] / "engine/counterpoint/engine/server/page"
-CSP = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 WAIT_S = 20
 
 HEADS = {
@@ -52,6 +53,7 @@ TERMS: dict[str, Any] = {
     },
     "consent": "Camera, microphone and chat are analysed by this engine while you are connected.",
     "ice_servers": [],
+    "token_required": False,
 }
 
 
@@ -72,8 +74,7 @@ class Peer:
 
     def send(self, message: Mapping[str, Any] | str | bytes) -> None:
         assert self.channel is not None, "the channel is not open yet"
-        raw = isinstance(message, str | bytes)
-        self.channel.send(message if raw else json.dumps(message))
+        self.channel.send(message if isinstance(message, str | bytes) else json.dumps(message))
 
     async def close(self) -> None:
         await self.sink.stop()
@@ -203,8 +204,7 @@ class PageEngine:
     async def _watch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         self.requests.append((request.method, request.url.path))
         response = await call_next(request)
-        response.headers["Content-Security-Policy"] = CSP
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.update(SECURITY_HEADERS)
         return response
 
     def app(self) -> Starlette:
@@ -213,7 +213,8 @@ class PageEngine:
                 Route("/api/terms", self._terms),
                 Route("/whip/{session}", self._join, methods=["POST"]),
                 Route("/whip/{session}/{number:int}", self._leave, methods=["DELETE"]),
-                Mount("/", StaticFiles(directory=PAGE, html=True)),
+                Mount("/page", StaticFiles(directory=PAGE)),
+                Route("/", lambda _: FileResponse(PAGE / "index.html")),
             ],
             middleware=[Middleware(BaseHTTPMiddleware, dispatch=self._watch)],
         )

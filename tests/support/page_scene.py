@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.support.browser import open_chromium
 from tests.support.page_engine import PageEngine, Peer, open_page_engine
@@ -21,7 +21,10 @@ _SPY = """
 window.spied = {media: 0, peers: 0, blocked: []};
 if (navigator.mediaDevices) {
   const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-  navigator.mediaDevices.getUserMedia = (wanted) => { window.spied.media += 1; return ask(wanted); };
+  navigator.mediaDevices.getUserMedia = (wanted) => {
+    window.spied.media += 1;
+    return ask(wanted);
+  };
 }
 window.RTCPeerConnection = class extends RTCPeerConnection {
   constructor(...all) { super(...all); window.spied.peers += 1; }
@@ -33,7 +36,9 @@ document.addEventListener("securitypolicyviolation",
 # Chromium writes refused requests into the console; tests of refusals expect them.
 _EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
 
-Scene = Callable[["Page", PageEngine], Awaitable[None]]
+T = TypeVar("T")
+Call = Callable[["Page", PageEngine], Coroutine[Any, Any, T]]
+Scene = Call[None]
 
 
 class Stage:
@@ -53,6 +58,21 @@ class Stage:
         self._runner.run(self._play(scene, context))
 
     async def _play(self, scene: Scene, options: dict[str, Any]) -> None:
+        async with self._set(options) as (page, engine):
+            await scene(page, engine)
+
+    @contextmanager
+    def hold(self, **context: Any) -> Iterator[Callable[[Call[Any]], Any]]:
+        """One page and engine for several calls, where nothing is left between them."""
+        stack = AsyncExitStack()
+        try:
+            page, engine = self._runner.run(stack.enter_async_context(self._set(context)))
+            yield lambda call: self._runner.run(call(page, engine))
+        finally:
+            self._runner.run(stack.aclose())
+
+    @asynccontextmanager
+    async def _set(self, options: dict[str, Any]) -> AsyncIterator[tuple[Page, PageEngine]]:
         problems: list[str] = []
         async with AsyncExitStack() as stack:
             engine = await stack.enter_async_context(open_page_engine())
@@ -67,7 +87,7 @@ class Stage:
                 "console",
                 lambda said: problems.append(said.text) if said.type == "error" else None,
             )
-            await scene(page, engine)
+            yield page, engine
             blocked = await page.evaluate("window.spied?.blocked ?? []")
             assert blocked == []
         assert [p for p in problems if not _EXPECTED.search(p)] == []
@@ -76,6 +96,9 @@ class Stage:
 @contextmanager
 def open_stage() -> Iterator[Stage]:
     """A stage with a browser of its own."""
+    from playwright.async_api import expect
+
+    expect.set_options(timeout=WAIT_MS)  # machines may be busy
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:

@@ -7,8 +7,8 @@ const MOST = 4;
 /** Shows a problem or notice; one of the same `key` gives way. */
 export function alertUser(key, { title, help = "" }, level = "error") {
   clearAlert(key);
-  const close = el("button", { type: "button", class: "quiet small" }, "Dismiss",
-    el("span", { class: "unseen" }, `: ${title}`));
+  const close = el("button", { type: "button", class: "quiet small",
+    "aria-label": `Dismiss: ${title}` }, "Dismiss");
   const item = el("div", { class: `alert ${level}`, "data-key": key },
     el("div", {}, el("p", { class: "alert-title" }, title), ...(help ? [el("p", {}, help)] : [])), close);
   close.addEventListener("click", () => {

@@ -166,6 +166,7 @@ function ended(problem) {
   state(problem ? "Not connected" : "You left", "idle");
   if (problem?.token) {
     phase("welcome");
+    show(byId("token-field"), true);
     byId("token").focus();
   } else {
     phase("setup");

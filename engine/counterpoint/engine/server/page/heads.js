@@ -65,8 +65,7 @@ export class HeadPanel {
     this.#bars = this.#labels.map((label, i) => this.#bar(label, this.#slots[i]));
     this.#tables = el("div", { class: "tables", id: newId("tables"), hidden: true });
     this.#toggle = el("button", { type: "button", class: "quiet small", "aria-expanded": "false",
-      "aria-controls": this.#tables.id }, "Show as table");
-    this.#toggle.append(el("span", { class: "unseen" }, `: ${this.#name}`));
+      "aria-controls": this.#tables.id, "aria-label": `Show as table: ${this.#name}` }, "Show as table");
     this.#toggle.addEventListener("click", () => this.#flip());
     return el("article", { class: "card head", "aria-labelledby": titleId },
       el("div", { class: "bar-line" }, el("h3", { id: titleId }, this.#name), this.#toggle),
@@ -91,7 +90,9 @@ export class HeadPanel {
     const open = this.#tables.hidden;
     show(this.#tables, open);
     this.#toggle.setAttribute("aria-expanded", String(open));
-    this.#toggle.firstChild.textContent = open ? "Hide table" : "Show as table";
+    const label = open ? "Hide table" : "Show as table";
+    setText(this.#toggle, label);
+    this.#toggle.setAttribute("aria-label", `${label}: ${this.#name}`);
     this.#tableAt = -Infinity;
     this.#redrawTable?.();
   }

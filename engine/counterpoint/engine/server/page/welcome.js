@@ -2,7 +2,8 @@
 
 import { alertUser, clearAlert } from "./alerts.js";
 import { byId, el, setText, show } from "./dom.js";
-import { refusal, unreachable } from "./words.js";
+import { authorised } from "./link.js";
+import { Problem, refusal, unreachable } from "./words.js";
 
 const TERMS_MS = 10_000;
 
@@ -20,16 +21,23 @@ export function readAddress(href) {
   };
 }
 
-async function fetchTerms() {
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/; // as the engine takes them
+
+/** The engine's terms. Throws a Problem. */
+async function fetchTerms(token = "") {
   let response;
+  let body;
   try {
-    response = await fetch("/api/terms", { cache: "no-store", signal: AbortSignal.timeout(TERMS_MS) });
-    if (response.ok) return await response.json();
+    response = await fetch("/api/terms", {
+      headers: authorised(token), cache: "no-store", signal: AbortSignal.timeout(TERMS_MS),
+    });
+    body = await response.json();
   } catch (error) {
     console.info("no terms:", error.message);
     throw unreachable();
   }
-  throw refusal(response.status, null);
+  if (!response.ok) throw refusal(response.status, body);
+  return body;
 }
 
 function termsShown({ purpose, consent }) {
@@ -72,10 +80,12 @@ export class Welcome {
       this.#terms = await fetchTerms();
       clearAlert("terms");
       box.replaceChildren(...termsShown(this.#terms));
-      const { purpose } = this.#terms;
+      const { purpose, token_required: guarded } = this.#terms;
+      show(byId("token-field"), guarded !== false);
+      show(byId("token-soft"), guarded !== true);
       setText(byId("purpose"), `Purpose “${purpose.profile}”: ${purpose.text}`);
     } catch (problem) {
-      if (!problem.title) throw problem;
+      if (!(problem instanceof Problem)) throw problem;
       alertUser("terms", problem);
       const again = el("button", { type: "button" }, "Ask again");
       again.addEventListener("click", () => this.load());
@@ -91,12 +101,12 @@ export class Welcome {
     return good;
   }
 
-  #submit() {
+  async #submit() {
     const session = byId("session").value.trim();
     const participant = byId("participant").value.trim();
     const checks = [
-      ["session", session !== ""],
-      ["participant", participant !== ""],
+      ["session", NAME.test(session)],
+      ["participant", NAME.test(participant)],
       ["agree", byId("agree").checked && this.#terms !== null],
     ];
     const wrong = checks.filter(([id, good]) => !this.#mark(id, good));
@@ -104,7 +114,18 @@ export class Welcome {
       byId(wrong[0][0]).focus();
       return;
     }
-    this.#onAgreed({ session, participant, token: byId("token").value.trim(), terms: this.#terms });
+    const token = byId("token").value.trim();
+    try {
+      // Servers that help through firewalls are told to who has a token only.
+      if (token) this.#terms = await fetchTerms(token);
+      clearAlert("connection");
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      alertUser("connection", problem);
+      byId("token").focus();
+      return;
+    }
+    this.#onAgreed({ session, participant, token, terms: this.#terms });
   }
 }
 

@@ -27,11 +27,22 @@ const REFUSALS = {
     "Try again a little later, or ask whoever runs the engine for more room."],
 };
 
+const REASONS_OF_REFUSAL = {
+  name: ["The engine does not take this name.", "Use letters, digits, “.”, “_” and “-”, up to 64."],
+  origin: ["This engine takes no pages from here.",
+    "Open the page that the engine itself serves, or have this address added to server.origins."],
+  host: ["This engine is not to be reached by this name.",
+    "Use its usual address, or have this name added to server.hosts."],
+  closing: ["The engine is shutting down.", "Try again once it is back."],
+  participants: ["This session has no room for another participant.",
+    "Wait until someone leaves, or join another session."],
+};
+
 const FINAL = new Set([400, 401, 403, 404, 405, 413, 415, 422]);
 
 /** What an HTTP refusal means. `body` is the engine's `{"error", "message"}`, or null. */
 export function refusal(status, body, retryAfterS = 0) {
-  const [title, help] = REFUSALS[status] ?? [
+  const [title, help] = REASONS_OF_REFUSAL[body?.error] ?? REFUSALS[status] ?? [
     `The engine answered with an error (${status}).`,
     "Try again; if it stays so, whoever runs the engine finds the cause in its log.",
   ];

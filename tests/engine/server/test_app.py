@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 
 from counterpoint.engine.server.port import RefusedError
@@ -148,9 +149,9 @@ def test_whip_answers_other_methods_as_it_should() -> None:
     ("content", "kind", "expected"),
     [
         (b"v=1\r\n", "application/sdp", (400, "signal")),
-        (b"", "application/sdp", (400, "signal")),
-        (b"v=0\r\n\0", "application/sdp", (400, "signal")),
-        (b"v=0\xff", "application/sdp", (400, "signal")),
+        (b"", "application/sdp", (400, "binary")),
+        (b"v=0\r\n\0", "application/sdp", (400, "binary")),
+        (b"v=0\xff", "application/sdp", (400, "binary")),
         (OFFER.encode(), "text/plain", (415, "media-type")),
         (OFFER.encode(), "application/sdp2", (415, "media-type")),
     ],
@@ -219,7 +220,7 @@ def test_chat_goes_to_its_session() -> None:
         ('{"author": "ann", "text": "\\ud800"}', (400, "json")),
         ('{"author": "ann", "text": "' + "x" * 2_001 + '"}', (413, "size")),
         ('{"author": "' + "x" * 201 + '", "text": "x"}', (413, "size")),
-        ("\0\1\2", (400, "signal")),
+        ("\0\1\2", (400, "binary")),
     ],
 )
 def test_chat_that_is_none_is_refused(body: str, expected: tuple[int, str]) -> None:
@@ -307,6 +308,7 @@ def test_operations_are_told_how_it_is() -> None:
             assert (await server.client.get("/healthz")).text == "ok\n"
             assert (await server.client.get("/readyz")).status_code == 200
             await server.client.request("BREW", "/sessions")
+            server.sessions.series["lag_seconds"] = np.float64(0.25)
             metrics = await server.client.get("/metrics")
             assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
             lines = metrics.text.splitlines()
@@ -318,6 +320,7 @@ def test_operations_are_told_how_it_is() -> None:
             assert "# TYPE counterpoint_sessions gauge" in lines
             assert 'counterpoint_http_requests_total{method="other",status="405"} 1' in lines
             assert "counterpoint_http_requests_in_work 1" in lines
+            assert "counterpoint_lag_seconds 0.25" in lines
 
             server.app.state.closing.set()
             assert refusal(await server.client.get("/readyz")) == (503, "closing")

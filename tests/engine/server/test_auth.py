@@ -14,13 +14,21 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.types import Message
 
-from counterpoint.engine.server.auth import DEFAULT_RIGHTS, RIGHTS, TokenError, Tokens, mint
-from counterpoint.engine.server.settings import TokenKey
+from counterpoint.engine.server.app import make_app
+from counterpoint.engine.server.auth import (
+    DEFAULT_RIGHTS,
+    RIGHTS,
+    TokenError,
+    Tokens,
+    mint,
+)
+from counterpoint.engine.server.settings import ServerSettings, TokenKey
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.runtime import SystemRuntime
 from tests.support.http_server import SDP, refusal, served
-from tests.support.live_sessions import OFFER
+from tests.support.live_sessions import OFFER, FakeLiveSessions
 from tests.support.predictions import make_prediction
 from tests.support.virtual import EPOCH_NS, VirtualRuntime
 
@@ -237,7 +245,6 @@ def test_each_route_asks_for_its_right() -> None:
                         return [
                             await client.get(f"/sessions/{session}", headers=headers),
                             await client.get("/sessions", headers=headers),
-                            await client.get("/metrics", headers=headers),
                         ]
                     case _:
                         return [await client.delete(f"/sessions/{session}", headers=headers)]
@@ -295,6 +302,16 @@ def test_without_a_good_token_nothing_is_to_be_had_but_the_page() -> None:
     asyncio.run(run())
 
 
+def test_metrics_are_for_who_may_read_all_sessions() -> None:
+    async def run() -> None:
+        async with served(token_key=KEY) as server:
+            for sessions, status in ((["*"], 200), ([], 200), (["show"], 403), (["?*"], 403)):
+                answer = await server.client.get("/metrics", headers=bearer(sessions=sessions))
+                assert answer.status_code == status
+
+    asyncio.run(run())
+
+
 def test_lists_show_the_tokens_own_sessions_only() -> None:
     async def run() -> None:
         async with served(token_key=KEY) as server:
@@ -303,6 +320,52 @@ def test_lists_show_the_tokens_own_sessions_only() -> None:
             assert answer.json() == {"sessions": ["a-1", "a-2"]}
 
     asyncio.run(run())
+
+
+def test_events_beat_and_end_with_their_token() -> None:
+    """The application itself, under a virtual clock."""
+    runtime = VirtualRuntime()
+    sessions = FakeLiveSessions()
+    sessions.sessions["show"] = set()
+    settings = ServerSettings(token_key=KEY, heartbeat_s=10.0)
+    token = mint(SECRET, now_ns=runtime.wall_ns(), valid_s=25)
+    sent: list[tuple[float, str]] = []
+    start_ns = runtime.now_ns()
+
+    async def send(message: Message) -> None:
+        body = message.get("body", b"").decode()
+        sent.append(((runtime.now_ns() - start_ns) / 1e9, body))
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("a client that stays says nothing")
+
+    async def run() -> None:
+        await make_app(sessions, settings, runtime)(
+            {
+                "type": "http",
+                "method": "GET",
+                "scheme": "http",
+                "path": "/sessions/show/predictions",
+                "raw_path": b"/sessions/show/predictions",
+                "query_string": b"token=" + token.encode(),
+                "headers": [(b"host", b"localhost")],
+                "client": ("127.0.0.1", 1),
+            },
+            receive,
+            send,
+        )
+
+    runtime.run(run())
+    assert sent == [
+        (0.0, ""),
+        (0.0, "retry: 2000\n\n"),
+        (10.0, ": still here\n\n"),
+        (20.0, ": still here\n\n"),
+        (30.0, ": still here\n\n"),
+        (35.0, 'event: end\ndata: {"reason":"token"}\n\n'),
+    ]
+    assert sessions.readers == 0
 
 
 def test_events_take_a_token_in_the_address_and_log_none(

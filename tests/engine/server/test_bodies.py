@@ -128,6 +128,7 @@ def test_what_nobody_wants_is_read_neither_for_ever_nor_at_any_size(
         b"no http at all\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST /whip/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     ],

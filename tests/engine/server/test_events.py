@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import httpx2
+import pytest
 
-from counterpoint.engine.prediction import to_json
+from counterpoint.engine.prediction import Prediction, to_json
+from counterpoint.streams.errors import FailedError
 from tests.support.http_server import refusal, served
 from tests.support.predictions import make_prediction
 
@@ -143,3 +146,25 @@ def test_a_session_that_ends_before_it_is_read_ends_the_stream() -> None:
                 assert [event.get("event") for event in await events_of(answer)] == [None, " end"]
 
     asyncio.run(run())
+
+
+def test_a_stream_that_fails_says_so_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with served() as server:
+            server.sessions.sessions["show"] = set()
+
+            async def broken(session: str) -> AsyncGenerator[Prediction, None]:
+                yield make_prediction(1, session=session)
+                raise FailedError("what exactly")
+
+            server.sessions.follow = broken  # type: ignore[method-assign]
+            async with server.client.stream("GET", "/sessions/show/predictions") as answer:
+                events = await events_of(answer)
+            assert [event.get("event") for event in events] == [None, " prediction", " end"]
+            assert json.loads(events[-1]["data"]) == {"reason": "failed"}
+            assert (await server.client.get("/healthz")).status_code == 200
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records if record.name != "httpx2"] == [
+        "a stream of predictions ends: what exactly"
+    ]

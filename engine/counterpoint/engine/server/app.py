@@ -5,8 +5,9 @@
     PATCH   /whip/SESSION/CONNECTION                         publish
     DELETE  /whip/SESSION/CONNECTION                         publish
     POST    /sessions/SESSION/chat                           chat
-    GET     /sessions  /sessions/SESSION  /metrics           read
+    GET     /sessions  /sessions/SESSION                     read
     GET     /sessions/SESSION/predictions                    read; also as ?token=
+    GET     /metrics                                         read, for all sessions
     DELETE  /sessions/SESSION                                erase
 
 Errors are ``{"error": REASON, "message": LINE}``.
@@ -205,7 +206,7 @@ class _Server:
 
     async def _predictions(self, request: Request) -> Response:
         session = _session(request)
-        self._access.require(request, "read", session, in_query=True)
+        grant = self._access.require(request, "read", session, in_query=True)
         self._sessions.describe(session)  # 404 now, where `follow` may say so only when it is read
         address = client_address(request.scope)
         if self._closing.is_set() or not self._streams.take(address):
@@ -221,13 +222,19 @@ class _Server:
             runtime=self._runtime,
             closing=self._closing,
             heartbeat_s=self._settings.heartbeat_s,
+            until_ns=self._monotonic(grant.until_wall_ns),
             done=done,
         )
+
+    def _monotonic(self, wall_ns: int | None) -> int | None:
+        if wall_ns is None:
+            return None
+        return self._runtime.now_ns() + wall_ns - self._runtime.wall_ns()
 
     # -- operations ----------------------------------------------------------------------------
 
     async def _metrics(self, request: Request) -> Response:
-        self._access.require(request, "read")
+        self._access.require_everywhere(request, "read")
         text = metrics.exposition(self._sessions.counters(), self._counters.series())
         return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 

@@ -48,10 +48,12 @@ class Grant:
     Fields:
         rights: a subset of `RIGHTS`.
         sessions: names or patterns (``*``, ``?``, ``[...]``) of the sessions it is for.
+        until_wall_ns: when it ends, in nanoseconds since the Unix epoch; None: never.
     """
 
     rights: frozenset[str]
     sessions: tuple[str, ...] = ("*",)
+    until_wall_ns: int | None = None
 
     def may(self, right: str, session: str | None = None) -> bool:
         """Whether it has the right, for that session where one is given."""
@@ -60,6 +62,11 @@ class Grant:
     def covers(self, session: str) -> bool:
         """Whether it is for that session."""
         return any(fnmatchcase(session, pattern) for pattern in self.sessions)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is for all sessions there can be."""
+        return "*" in self.sessions
 
 
 class Tokens:
@@ -102,12 +109,15 @@ class Tokens:
             )
         except jwt.InvalidTokenError as error:
             raise TokenError(_why(error)) from error
-        self._check_time(claims)
-        return Grant(rights=_rights(claims), sessions=_sessions(claims))
+        until_wall_ns = _instant_ns(claims, "exp") + LEEWAY_NS
+        self._check_time(claims, until_wall_ns)
+        return Grant(
+            rights=_rights(claims), sessions=_sessions(claims), until_wall_ns=until_wall_ns
+        )
 
-    def _check_time(self, claims: Mapping[str, Any]) -> None:
+    def _check_time(self, claims: Mapping[str, Any], until_wall_ns: int) -> None:
         now_ns = self._runtime.wall_ns()
-        if now_ns >= _instant_ns(claims, "exp") + LEEWAY_NS:
+        if now_ns >= until_wall_ns:
             raise TokenError("it has expired")
         for claim in ("nbf", "iat"):
             if claim in claims and now_ns < _instant_ns(claims, claim) - LEEWAY_NS:
@@ -167,12 +177,18 @@ class Access:
         """
         grant = self.grant(request, in_query=in_query)
         if not grant.may(right, session):
-            raise HttpError(
-                403,
-                "right",
-                f"the token does not allow to {right}" + (" here" if session else ""),
-                {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{right}"'},
-            )
+            raise _lacking(right, "here" if session else "")
+        return grant
+
+    def require_everywhere(self, request: Request, right: str) -> Grant:
+        """`require`, for what is not of one session alone.
+
+        Raises:
+            HttpError: 401; or 403 if the token is for some sessions only.
+        """
+        grant = self.require(request, right)
+        if not grant.everywhere:
+            raise _lacking(right, "of all sessions")
         return grant
 
 
@@ -221,6 +237,15 @@ def mint(
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise UsageError("a token with so many sessions would be too long; use a pattern")
     return token
+
+
+def _lacking(right: str, where: str) -> HttpError:
+    return HttpError(
+        403,
+        "right",
+        f"the token does not allow to {right} {where}",
+        {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{right}"'},
+    )
 
 
 def _public_key(pem: bytes) -> Ed25519PublicKey:

@@ -1,8 +1,14 @@
-"""Predictions as server-sent events: one a prediction, comments in between, `end` at the end."""
+"""Predictions as server-sent events (WHATWG HTML, section 9.2).
+
+``event: prediction`` with ``id: WINDOW.REVISION`` and the JSON document, comments in between, and
+at last ``event: end`` with ``{"reason": ...}``: ``ended`` (the session), ``closing`` (the server),
+``token`` (it has expired) or ``failed``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Final
 
@@ -12,7 +18,10 @@ from starlette.types import Receive, Scope, Send
 from counterpoint.engine.background import unwrapped
 from counterpoint.engine.prediction import Prediction, to_json
 from counterpoint.engine.server.port import UnknownError
+from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 _RETRY_MS: Final = 2_000
 _NS_PER_S: Final = 1_000_000_000
@@ -27,6 +36,7 @@ class EventStream(Response):
     Args:
         follow: gives the predictions, which are read until their end.
         closing: set when the server ends.
+        until_ns: it ends at this instant of the runtime's; None: at none.
         done: called once, whatever ends it.
     """
 
@@ -39,6 +49,7 @@ class EventStream(Response):
         runtime: Runtime,
         closing: asyncio.Event,
         heartbeat_s: float,
+        until_ns: int | None,
         done: Callable[[], None],
     ) -> None:
         # A proxy that buffers would hold predictions back.
@@ -48,7 +59,9 @@ class EventStream(Response):
         self._runtime = runtime
         self._closing = closing
         self._heartbeat_ns = int(heartbeat_s * _NS_PER_S)
+        self._until_ns = until_ns
         self._done = done
+        self._reason = "ended"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         try:
@@ -69,28 +82,31 @@ class EventStream(Response):
                 spawn(group, "events client", _until_gone(receive)),
                 spawn(group, "events server", self._until_closing()),
             ]
-            # Whichever ends first ends all: the session, the client or the server.
+            if self._until_ns is not None:
+                others.append(spawn(group, "events token", self._until_expired(self._until_ns)))
+            # Whichever ends first ends all.
             await asyncio.wait({writer, *others}, return_when=asyncio.FIRST_COMPLETED)
-            reason = "closing" if self._closing.is_set() else "ended"
             for task in (writer, *others):
                 task.cancel()
-        await _write(send, f'event: end\ndata: {{"reason":"{reason}"}}\n\n', more=False)
+        end = f'event: end\ndata: {{"reason":"{self._reason}"}}\n\n'
+        await _write(send, end, more=False)
 
     async def _write_all(self, send: Send) -> None:
         try:
             predictions = self._follow()
+            try:
+                async for prediction in predictions:
+                    number = f"{prediction.window}.{prediction.revision}"
+                    data = to_json(prediction)
+                    await _write(send, f"event: prediction\nid: {number}\ndata: {data}\n\n")
+            finally:
+                if isinstance(predictions, AsyncGenerator):
+                    await predictions.aclose()
         except UnknownError:
             return  # it has just ended
-        try:
-            async for prediction in predictions:
-                number = f"{prediction.window}.{prediction.revision}"
-                data = to_json(prediction)
-                await _write(send, f"event: prediction\nid: {number}\ndata: {data}\n\n")
-        except UnknownError:
-            return
-        finally:
-            if isinstance(predictions, AsyncGenerator):
-                await predictions.aclose()
+        except CounterpointError as error:
+            log.warning("a stream of predictions ends: %s", error)
+            self._reason = "failed"
 
     async def _beat(self, send: Send) -> None:
         while True:
@@ -99,6 +115,11 @@ class EventStream(Response):
 
     async def _until_closing(self) -> None:
         await self._closing.wait()
+        self._reason = "closing"
+
+    async def _until_expired(self, until_ns: int) -> None:
+        await self._runtime.sleep_until(until_ns)
+        self._reason = "token"
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -56,12 +56,17 @@ def exposition(*parts: Mapping[str, float]) -> str:
         match = _SERIES.fullmatch(series)
         if match is None or "\n" in series:
             raise ValueError(f"{series!r} is no name of a metric")
-        families.setdefault(match.group(1), []).append(f"{PREFIX}{series} {value!r}")
+        families.setdefault(match.group(1), []).append(f"{PREFIX}{series} {_number(value)}")
     lines = []
     for name, samples in families.items():
         kind = "counter" if name.endswith("_total") else "gauge"
         lines += [f"# TYPE {PREFIX}{name} {kind}", *samples]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    # A number of numpy's would say its type.
+    return str(value) if type(value) is int else repr(float(value))
 
 
 def _sorted(parts: Iterable[Mapping[str, float]]) -> list[tuple[str, float]]:

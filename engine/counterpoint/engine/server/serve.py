@@ -47,6 +47,11 @@ async def serving(app: Starlette, settings: ServerSettings, runtime: Runtime) ->
         UsageError: the certificate or its key cannot be used.
     """
     server = _Server(app, settings, runtime)
+    if not settings.on_loopback and settings.tls_cert is None and not settings.proxies:
+        log.warning(
+            "the server can be reached from elsewhere without TLS: tokens can be read on the way, "
+            "and browsers give its page no camera; set server.tls_cert and server.tls_key"
+        )
     async with background(runtime, "http", server.serve()) as task:
         try:
             yield await server.bound

@@ -36,7 +36,8 @@ class ServerSection:
         origins: web pages from elsewhere that may use the server (``https://example.org``),
             with commas. Its own page always may.
         hosts: names by which it is reached, with commas; loopback names always are on loopback.
-        proxies: addresses whose ``X-Forwarded-For`` is believed, with commas.
+        proxies: addresses whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed, with
+            commas.
         open: no tokens although it can be reached from elsewhere.
         max_body_kib: the largest request body.
         body_timeout_s: how long a request's head, and then its body, may take to come.
@@ -82,6 +83,9 @@ class ServerSection:
         for origin in names(self.origins):
             if not is_origin(origin):
                 return f"origins are written as https://example.org or with a port, not {origin!r}"
+        for proxy in names(self.proxies):
+            if not _is_network(proxy):
+                return f"proxies are addresses or networks (192.0.2.0/24), not {proxy!r}"
         for name in (
             "max_body_kib",
             "body_timeout_s",
@@ -234,7 +238,15 @@ def is_loopback(host: str) -> bool:
 def is_origin(text: str) -> bool:
     """Whether it is an origin as browsers send it: scheme, host and maybe a port (RFC 6454)."""
     scheme, separator, rest = text.lower().partition("://")
-    return bool(separator) and scheme in ("http", "https") and bool(rest) and "/" not in rest
+    return bool(separator and rest) and scheme in ("http", "https") and not set(rest) & set("/*@?")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_secret(secret: bytes) -> None:

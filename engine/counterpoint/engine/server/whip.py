@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from counterpoint.engine.server.answers import HttpError
-from counterpoint.engine.server.port import SignalError, UnknownError
+from counterpoint.engine.server.port import UnknownError
 
 OFFER_TYPE: Final = "application/sdp"
 FRAGMENT_TYPE: Final = "application/trickle-ice-sdpfrag"
@@ -65,8 +65,7 @@ async def text_body(request: Request, media_type: str) -> str:
     """The body, of that media type.
 
     Raises:
-        HttpError: 415, another media type; or what reading the body raises.
-        SignalError: nothing, or not UTF-8.
+        HttpError: 415, another media type; 400, nothing or binary; or what reading it raises.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != media_type:
@@ -80,9 +79,9 @@ async def text_body(request: Request, media_type: str) -> str:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SignalError("the body is not UTF-8") from error
+        raise HttpError(400, "binary", "the body is not UTF-8") from error
     if not text.strip() or "\0" in text:
-        raise SignalError(f"the body is no {media_type}: it is empty or binary")
+        raise HttpError(400, "binary", f"the body is no {media_type}: it is empty or binary")
     return text
 
 

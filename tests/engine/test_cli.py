@@ -252,9 +252,9 @@ def test_wrong_usage_exits_with_two(
 
 
 @pytest.mark.parametrize(
-    "source", ["webcam:0", "rtsp://x/y", "clip.mp4", "file:"], ids=lambda s: s.replace("/", "_")
+    "source", ["mic:default", "irc://x/y", "clip.mp4", "file:"], ids=lambda s: s.replace("/", "_")
 )
-def test_a_kind_of_source_that_this_version_lacks_is_named(
+def test_a_kind_of_source_that_video_cannot_come_from_is_named(
     source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--video", source]) == 2

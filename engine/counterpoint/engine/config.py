@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from counterpoint.engine.purpose import PROFILES, allowed_heads
+from counterpoint.engine.server.settings import ServerSection
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.types import Modality
 
@@ -153,8 +155,9 @@ class SessionSection:
     """What a session takes in when the command line does not say.
 
     Fields:
-        video, audio: ``file:PATH`` or ``none``.
-        chat: ``file:PATH`` or ``none``.
+        video: ``webcam:N``, ``rtsp://…``, ``http://…``, ``file:PATH`` or ``none``.
+        audio: ``mic:NAME``, ``rtsp://…``, ``http://…``, ``file:PATH`` or ``none``.
+        chat: ``irc://HOST/CHANNEL``, ``ircs://…``, ``redis:KEY``, ``file:PATH`` or ``none``.
     """
 
     video: str = "none"
@@ -167,16 +170,92 @@ class SessionSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurposeSection:
-    """What the session may be used for.
+    """What sessions may be used for. Takes away from what the profile allows, never adds to it.
 
     Fields:
+        profile: ``general``, ``private`` or ``workplace``; see `purpose.PROFILES`.
+        heads: those that are published, with commas; empty for all that the profile allows.
         media: whether pictures, sound and words may be stored; if not, a recording keeps only
             what the encoders made of them.
     """
 
+    profile: str = "general"
+    heads: str = ""
     media: bool = True
 
     def check(self) -> str | None:
+        if self.profile not in PROFILES:
+            return f"profile is any of {', '.join(PROFILES)}, not {self.profile!r}"
+        locked = PROFILES[self.profile].heads
+        if locked is not None and (more := [h for h in self.wanted_heads() if h not in locked]):
+            return f"heads: the profile {self.profile} locks {more[0]!r}"
+        return None
+
+    def wanted_heads(self) -> list[str]:
+        """Those named by ``heads``."""
+        return [name.strip() for name in self.heads.split(",") if name.strip()]
+
+    @property
+    def may_store_media(self) -> bool:
+        """Whether both the profile and ``media`` allow it."""
+        return self.media and PROFILES[self.profile].media
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What may be taken in."""
+        return PROFILES[self.profile].modalities
+
+    def allowed_heads(self, known: Iterable[str]) -> frozenset[str]:
+        """The heads that are published, of those that the bundle has.
+
+        Raises:
+            ConfigError: one that the bundle lacks, or none is left.
+        """
+        allowed, problem = allowed_heads(PROFILES[self.profile], self.wanted_heads(), known)
+        if problem is not None:
+            raise ConfigError(f"purpose: {problem}")
+        return allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSection:
+    """Live sessions: how many, and how patient.
+
+    Fields:
+        max_sessions: sessions at once, whatever the machine could do.
+        max_participants: in one session.
+        max_minutes: how long a session may last; 0 for as long as it likes.
+        capacity: share of the machine's cores up to which sessions are taken in, as measured.
+        media_idle_ms: a peer that sends nothing for this long is gone.
+        linger_ms: a participant without a connection is waited for this long: time to reconnect.
+        connect_ms: a peer that is not connected after this is given up.
+        ice_servers: STUN and TURN servers (``stun:host:port``, ``turn:user:password@host:port``),
+            with commas; none by default.
+        chat_redis: whether lines are also read from ``counterpoint:chat:SESSION`` in Redis.
+        chat_lines_per_s: lines a second of one author.
+    """
+
+    max_sessions: int = 32
+    max_participants: int = 8
+    max_minutes: int = 0
+    capacity: float = 0.85
+    media_idle_ms: int = 2_000
+    linger_ms: int = 2_500
+    connect_ms: int = 10_000
+    ice_servers: str = ""
+    chat_redis: bool = False
+    chat_lines_per_s: float = 5.0
+
+    def check(self) -> str | None:
+        for name in ("max_sessions", "max_participants", "media_idle_ms", "connect_ms"):
+            if getattr(self, name) <= 0:
+                return f"{name} must be positive, not {getattr(self, name)}"
+        if self.linger_ms < 0 or self.max_minutes < 0:
+            return "linger_ms and max_minutes are 0 or more"
+        if not 0 < self.capacity <= 1:
+            return f"capacity is a share, above 0 and at most 1, not {self.capacity:g}"
+        if self.chat_lines_per_s <= 0:
+            return f"chat_lines_per_s must be positive, not {self.chat_lines_per_s:g}"
         return None
 
 
@@ -190,6 +269,8 @@ class Config:
     queues: QueueSection = field(default_factory=QueueSection)
     session: SessionSection = field(default_factory=SessionSection)
     purpose: PurposeSection = field(default_factory=PurposeSection)
+    live: LiveSection = field(default_factory=LiveSection)
+    server: ServerSection = field(default_factory=ServerSection)
 
 
 def load_config(path: Path | None = None, sets: Iterable[str] = ()) -> Config:

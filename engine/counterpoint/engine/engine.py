@@ -119,6 +119,7 @@ class Engine:
         sources: OpenSources,
         *,
         speed: float | None = 1.0,
+        origin_ns: int | None = None,
         exact: bool = False,
         encoder: Encoder | None = None,
         work: Work | None = None,
@@ -133,7 +134,7 @@ class Engine:
             name: what subscribers call it.
             sources: as `sources.open_sources` gives them; closed when the session ends.
             speed: 1.0 is real time; None is flat out, losing nothing.
-            exact, encoder, work, tap: as `Session` takes them.
+            origin_ns, exact, encoder, work, tap: as `Session` takes them.
 
         Raises:
             CounterpointError: the session failed while it ran.
@@ -148,6 +149,7 @@ class Engine:
             sink=self.publisher,
             speed=speed,
             duration_ns=sources.duration_ns,
+            origin_ns=origin_ns,
             worker=next(self._workers),
             exact=exact,
             encoder=encoder,

@@ -61,6 +61,15 @@ def golden_bytes(
     return buffer.getvalue()
 
 
+def golden_inputs(bundle: Bundle, role: str) -> _Arrays:
+    """What a graph was run on when its outputs were recorded: input that it can take.
+
+    Raises:
+        BundleError: golden data are unreadable, or do not fit the manifest.
+    """
+    return _read_golden(bundle, role, bundle.manifest.graphs[role])[0]
+
+
 def compare_golden(bundle: Bundle, device: Device) -> list[GoldenResult]:
     """Run every graph on its golden inputs and compare, one result for each role.
 

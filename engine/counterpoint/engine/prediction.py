@@ -110,6 +110,8 @@ class Prediction:
         dropped: items lost on purpose since the previous prediction, by reason.
         stages: where the time went.
         bundle_id, bundle_digest: the models that were used.
+        participants: for what is said of several people together: name -> weight in it, 0 where
+            nothing was heard of them. Empty for what is said of one.
     """
 
     session: str
@@ -131,6 +133,7 @@ class Prediction:
     stages: StageTimes = field(default_factory=StageTimes)
     bundle_id: str
     bundle_digest: str
+    participants: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.end_ns <= self.start_ns:
@@ -162,7 +165,7 @@ def _wall_ns(text: str) -> int:
 
 def to_document(prediction: Prediction) -> dict[str, Any]:
     """The JSON document as Python values, keys in canonical order."""
-    return {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "session": prediction.session,
         "epoch": prediction.epoch,
@@ -192,6 +195,11 @@ def to_document(prediction: Prediction) -> dict[str, Any]:
         "stages_ms": {stage: _rounded(ms) for stage, ms in prediction.stages.ms.items()},
         "bundle": {"id": prediction.bundle_id, "digest": prediction.bundle_digest},
     }
+    if prediction.participants:
+        document["participants"] = {
+            name: _rounded(weight) for name, weight in sorted(prediction.participants.items())
+        }
+    return document
 
 
 def _report_document(report: ModalityReport) -> dict[str, Any]:
@@ -287,6 +295,9 @@ def _read(document: dict[str, Any]) -> Prediction:
         stages=StageTimes(ms={stage: float(ms) for stage, ms in document["stages_ms"].items()}),
         bundle_id=_text(document["bundle"], "id"),
         bundle_digest=_text(document["bundle"], "digest"),
+        participants={
+            name: float(weight) for name, weight in document.get("participants", {}).items()
+        },
     )
 
 

@@ -26,6 +26,7 @@ class Reporter:
         bundle: whose models were used.
         stride: bundle hops from one window to the next.
         wall_ns: session time -> nanoseconds since the Unix epoch.
+        heads: those that may be told; of the others nothing leaves this place.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Reporter:
         bundle: Bundle,
         stride: int,
         wall_ns: Callable[[int], int],
+        heads: frozenset[str],
     ) -> None:
         self._session = session
         self._bundle = bundle
         self._stride = stride
         self._wall_ns = wall_ns
+        self._told = {name: spec for name, spec in bundle.manifest.heads.items() if name in heads}
         self._stated: dict[str, int] = {}
 
     def report(
@@ -71,7 +74,7 @@ class Reporter:
         }
         self._stated = dict(lost)
         start_ns = min(part.start_ns for part in window.parts.values())
-        contributions = {head: rows.tolist() for head, rows in fused.contributions.items()}
+        contributions = {head: fused.contributions[head].tolist() for head in self._told}
         return Prediction(
             session=self._session,
             epoch=window.epoch,
@@ -107,12 +110,12 @@ class Reporter:
         # With nothing heard the prior speaks, which needs no calibration.
         temperatures = {
             head: self._bundle.temperature(head, fused.mask) if "1" in fused.mask else 1.0
-            for head in self._bundle.manifest.heads
+            for head in self._told
         }
         return {
             head: HeadResult(
                 labels=spec.labels,
                 probabilities=probabilities(fused.logits[head], temperatures[head]),
             )
-            for head, spec in self._bundle.manifest.heads.items()
+            for head, spec in self._told.items()
         }

@@ -205,6 +205,7 @@ class Session:
             stride=self._stride,
             # Sound that is this close to contiguous is taken as contiguous.
             wall_ns=self._wall_ns,
+            heads=config.purpose.allowed_heads(models.bundle.manifest.heads),
         )
         self._given_origin_ns = origin_ns
         self._origin_ns = 0

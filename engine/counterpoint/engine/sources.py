@@ -12,6 +12,7 @@ from typing import Protocol
 
 from counterpoint.streams.chat_file import ChatFileSource
 from counterpoint.streams.errors import UsageError
+from counterpoint.streams.feed import LiveSource
 from counterpoint.streams.merge import MergedSource
 from counterpoint.streams.replay import MediaFileSource
 from counterpoint.streams.types import DropCounter, Modality, Source
@@ -19,11 +20,17 @@ from counterpoint.streams.types import DropCounter, Modality, Source
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class _Counting(Source, Protocol):
+class CountingSource(Protocol):
+    """A source, live or not, that says what it had to drop."""
+
     @property
     def name(self) -> str: ...
     @property
     def drops(self) -> DropCounter: ...
+
+
+class _Counting(CountingSource, Source, Protocol):
+    """A recording."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +44,21 @@ class OpenSources:
         parts: the sources themselves, for what they had to drop.
     """
 
-    source: Source
+    source: Source | LiveSource
     names: Mapping[Modality, str]
     duration_ns: int | None
-    parts: Sequence[_Counting]
+    parts: Sequence[CountingSource]
+
+    @property
+    def recording(self) -> Source:
+        """The source, for what steps it itself.
+
+        Raises:
+            TypeError: it is live.
+        """
+        if isinstance(self.source, LiveSource):
+            raise TypeError(f"{self.source.name} is live")
+        return self.source
 
     def drops(self) -> dict[str, int]:
         """What the sources could not read, by "source: reason"."""

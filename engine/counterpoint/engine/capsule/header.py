@@ -95,7 +95,7 @@ def new_header(
     return Header(
         session=session,
         created_ns=created_ns,
-        media=config.purpose.media,
+        media=config.purpose.may_store_media,
         sources=sources,
         time=config.time,
         bundle_id=bundle.manifest.id,

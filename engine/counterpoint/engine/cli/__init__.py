@@ -16,13 +16,18 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from counterpoint.engine.cli import bundles, capsules, sessions
+from counterpoint.engine.cli import bundles, capsules, serve, sessions
 from counterpoint.engine.cli.timeline import timeline
 from counterpoint.streams.errors import CounterpointError
 
 __all__ = ["main", "parse_arguments"]
 
 INTERRUPTED = 130
+SOURCES = {
+    "video": "webcam:N, rtsp://…, http://…, file:PATH or none",
+    "audio": "mic:default, mic:NAME, rtsp://…, http://…, file:PATH or none",
+    "chat": "irc://HOST/CHANNEL, ircs://…, redis:KEY, file:PATH or none",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,13 +107,13 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", "run a session on the sources given", sessions.run)
     _session_arguments(run, default="live")
-    for modality in ("video", "audio", "chat"):
-        run.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
+    for modality in SOURCES:
+        run.add_argument(f"--{modality}", metavar="SOURCE", help=SOURCES[modality])
 
     record = add("record", "run a session and keep it in a capsule", capsules.record)
     _session_arguments(record, default=None)
-    for modality in ("video", "audio", "chat"):
-        record.add_argument(f"--{modality}", metavar="SOURCE", help="file:PATH or none")
+    for modality in SOURCES:
+        record.add_argument(f"--{modality}", metavar="SOURCE", help=SOURCES[modality])
     record.add_argument("--demo", action="store_true", help="record the demo session")
     record.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
     record.add_argument("--speed", type=_speed, default=1.0, help="1 is real time; max is flat out")
@@ -139,6 +144,29 @@ def _parser() -> argparse.ArgumentParser:
         "--since", default="now", metavar="start|now|ID", help="where to begin (default: now)"
     )
     subscribe.add_argument("--until-end", action="store_true", help="stop when the session ends")
+
+    serving = add("serve", "live sessions from browsers and WHIP clients", serve.serve)
+    serving.add_argument("--host", help="where to listen (default: 127.0.0.1)")
+    serving.add_argument("--port", type=int, help="default: 8080; 0 takes a free one")
+
+    token = add("token", "a token for the server, signed with its secret", serve.token)
+    token.add_argument("--hours", type=float, default=12.0, help="how long it is valid (12)")
+    token.add_argument(
+        "--for",
+        dest="for_session",
+        action="append",
+        default=[],
+        metavar="SESSION",
+        help="a session's name or pattern; default: all",
+    )
+    token.add_argument(
+        "--right",
+        action="append",
+        default=[],
+        choices=("publish", "chat", "read", "erase"),
+        help="default: publish, chat and read",
+    )
+    token.add_argument("--key", type=Path, metavar="FILE", help="Ed25519 private key (PEM)")
 
     bundle = commands.add_parser("bundle", help="list, find, inspect and verify bundles")
     actions = bundle.add_subparsers(required=True, metavar="ACTION")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from counterpoint.engine.capsule.session import replay_config, replay_ports, ver
 from counterpoint.engine.capsule.verify import Verdict
 from counterpoint.engine.capsule.writer import recording
 from counterpoint.engine.cli.common import config_of, print_line, say, wants_json
-from counterpoint.engine.cli.sessions import conclude, run_loop, show
+from counterpoint.engine.cli.sessions import Opening, conclude, opening, run_loop, show
 from counterpoint.engine.cli.sessions import replay as replay_media
 from counterpoint.engine.config import Config
 from counterpoint.engine.device import open_device
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.models import Models
-from counterpoint.engine.sources import OpenSources, open_demo, open_sources
+from counterpoint.engine.sources import open_demo
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.runtime import SystemRuntime
 
@@ -37,37 +36,28 @@ def record(args: argparse.Namespace) -> int:
         raise UsageError("give --demo or sources of your own, not both")
     if args.out.exists():
         raise UsageError(f"{args.out}: exists already; a capsule is never overwritten")
-    if args.demo:
-        sources = open_demo()
-    else:
-        video, audio, chat = given
-        section = config.session
-        sources = open_sources(
-            video=video or section.video, audio=audio or section.audio, chat=chat or section.chat
-        )
-    return run_loop(_record(args, config, sources))
-
-
-async def _record(args: argparse.Namespace, config: Config, sources: OpenSources) -> int:
     name = args.session or ("demo" if args.demo else "live")
-    with contextlib.ExitStack() as unowned:
-        unowned.callback(sources.source.close)
-        async with Engine.open(config) as engine:
-            unowned.pop_all()
-            header = new_header(
-                session=name,
-                sources=sources.names,
-                config=engine.config,
-                bundle=engine.models.bundle,
-                created_ns=engine.runtime.wall_ns(),
-            )
-            paced = args.speed is not None
-            async with (
-                recording(args.out, header, engine.runtime, paced=paced) as tap,
-                engine.session(name, sources, speed=args.speed, tap=tap) as session,
-            ):
-                await show(engine, session, wants_json(args), paced=args.speed == 1.0)
-    kept = "media" if header.media else "features only, as [purpose] media = false asks"
+    with Opening(open_demo()) if args.demo else opening(args, config, name) as sources:
+        return run_loop(_record(args, config, sources, name))
+
+
+async def _record(args: argparse.Namespace, config: Config, opening: Opening, name: str) -> int:
+    async with Engine.open(config) as engine:
+        sources = opening.hand_over(engine)
+        header = new_header(
+            session=name,
+            sources=sources.names,
+            config=engine.config,
+            bundle=engine.models.bundle,
+            created_ns=engine.runtime.wall_ns(),
+        )
+        paced = args.speed is not None
+        async with (
+            recording(args.out, header, engine.runtime, paced=paced) as tap,
+            engine.session(name, sources, speed=args.speed, tap=tap) as session,
+        ):
+            await show(engine, session, wants_json(args), paced=args.speed == 1.0)
+    kept = "media" if header.media else "features only, as [purpose] asks"
     say(f"{args.out}: {args.out.stat().st_size} bytes, {kept}")
     conclude(session, sources)
     return 0

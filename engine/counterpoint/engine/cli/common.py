@@ -19,7 +19,12 @@ def config_of(args: argparse.Namespace) -> Config:
         engine = replace(engine, device=args.device)
     if args.redis is not None:
         redis = replace(redis, url=args.redis)
-    return replace(config, engine=engine, redis=redis)
+    server = config.server
+    if getattr(args, "host", None) is not None:
+        server = replace(server, host=args.host)
+    if getattr(args, "port", None) is not None:
+        server = replace(server, port=args.port)
+    return replace(config, engine=engine, redis=redis, server=server)
 
 
 def wants_json(args: argparse.Namespace) -> bool:

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
 from counterpoint.engine.cli.common import config_of, print_line, say, wants_json
 from counterpoint.engine.config import Config
 from counterpoint.engine.engine import Engine
+from counterpoint.engine.live_sources import any_live, open_live
 from counterpoint.engine.prediction import Prediction, to_json
 from counterpoint.engine.redis_client import check_reachable, predictions_key
 from counterpoint.engine.redis_server import embedded_with
@@ -32,54 +33,96 @@ from counterpoint.streams.runtime import SystemRuntime
 log = logging.getLogger(__name__)
 
 
+class Opening:
+    """Sources of a session to be: recordings are open before there is an engine, so that a file
+    that is not there is told at once; live sources need the engine.
+
+    A context manager: what no session has come to own by its end is closed.
+    """
+
+    def __init__(
+        self,
+        recorded: OpenSources | None,
+        live: Callable[[Engine], OpenSources] | None = None,
+    ) -> None:
+        self._recorded = recorded
+        self._live = live
+        self._unowned = contextlib.ExitStack()
+        if recorded is not None:
+            self._unowned.callback(recorded.recording.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._unowned.close()
+
+    def hand_over(self, engine: Engine) -> OpenSources:
+        """The sources, for a session that closes them."""
+        if self._recorded is not None:
+            self._unowned.pop_all()
+            return self._recorded
+        assert self._live is not None
+        return self._live(engine)
+
+
 def demo(args: argparse.Namespace) -> int:
-    return _play(args, config_of(args), open_demo, args.session, args.speed)
+    return _play(args, config_of(args), Opening(open_demo()), args.session, args.speed)
 
 
 def run(args: argparse.Namespace) -> int:
     config = config_of(args)
+    return _play(args, config, opening(args, config, args.session), args.session, 1.0)
+
+
+def opening(args: argparse.Namespace, config: Config, session: str) -> Opening:
+    """The sources of the command line, else of the configuration.
+
+    Raises:
+        UsageError: sources that cannot be asked for.
+        SourceError: a recording that cannot be opened: at once, before any model is loaded.
+    """
     section = config.session
-    return _play(
-        args,
-        config,
-        lambda: open_sources(
-            video=args.video or section.video,
-            audio=args.audio or section.audio,
-            chat=args.chat or section.chat,
+    given = {
+        "video": args.video or section.video,
+        "audio": args.audio or section.audio,
+        "chat": args.chat or section.chat,
+    }
+    if not any_live(**given):
+        return Opening(open_sources(**given))
+    return Opening(
+        None,
+        lambda engine: open_live(
+            session,
+            **given,
+            runtime=engine.runtime,
+            redis_url=engine.redis_url,
+            profile=config.purpose.profile,
         ),
-        args.session,
-        1.0,
     )
 
 
 def replay(args: argparse.Namespace) -> int:
     name = args.session or re.sub(r"[^A-Za-z0-9._-]+", "-", args.path.stem).strip("-._") or "replay"
-    return _play(
-        args, config_of(args), lambda: open_replay(args.path, args.chat), name[:64], args.speed
-    )
+    sources = Opening(open_replay(args.path, args.chat))
+    return _play(args, config_of(args), sources, name[:64], args.speed)
 
 
 def _play(
-    args: argparse.Namespace,
-    config: Config,
-    open_: Callable[[], OpenSources],
-    name: str,
-    speed: float | None,
+    args: argparse.Namespace, config: Config, opening: Opening, name: str, speed: float | None
 ) -> int:
-    return run_loop(_play_async(wants_json(args), config, open_(), name, speed))
+    with opening:
+        return run_loop(_play_async(wants_json(args), config, opening, name, speed))
 
 
 async def _play_async(
-    as_json: bool, config: Config, sources: OpenSources, name: str, speed: float | None
+    as_json: bool, config: Config, opening: Opening, name: str, speed: float | None
 ) -> int:
-    # Closed here only if no session comes to own them: one may leave a source that hangs open.
-    with contextlib.ExitStack() as unowned:
-        unowned.callback(sources.source.close)
-        async with Engine.open(config) as engine:
-            unowned.pop_all()
-            async with engine.session(name, sources, speed=speed) as session:
-                log.info("publishing to %s", engine.redis_url)
-                await show(engine, session, as_json, paced=speed == 1.0)
+    async with Engine.open(config) as engine:
+        sources = opening.hand_over(engine)
+        async with engine.session(name, sources, speed=speed) as session:
+            log.info("publishing to %s", engine.redis_url)
+            await show(engine, session, as_json, paced=speed == 1.0)
     conclude(session, sources)
     return 0
 

@@ -58,7 +58,7 @@ def _trace(args: argparse.Namespace, until_ns: int) -> Trace:
         names, arrivals, end_ns = capsule.header.sources, capsule.arrivals(), capsule.end_ns
     else:
         sources = open_replay(args.path, args.chat)
-        names, arrivals, end_ns = sources.names, released(sources.source), sources.duration_ns
+        names, arrivals, end_ns = sources.names, released(sources.recording), sources.duration_ns
     spec = align_spec(config, manifest)
     length_ns = end_ns or 0
     if length_ns > until_ns:

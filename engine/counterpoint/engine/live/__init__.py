@@ -1,0 +1,1 @@
+"""Live sessions: participants who come and go, their own predictions and the session's."""

@@ -268,7 +268,7 @@ def read_secret(section: ServerSection, environ: Mapping[str, str]) -> bytes | N
         UsageError: it cannot be read.
     """
     if section.token_secret_file:
-        return _read("server.token_secret_file", section.token_secret_file).strip()
+        return read_key_file("server.token_secret_file", section.token_secret_file).strip()
     if section.token_secret_env:
         if not (value := environ.get(section.token_secret_env, "").strip()):
             raise UsageError(
@@ -284,12 +284,17 @@ def _token_key(section: ServerSection, environ: Mapping[str, str]) -> TokenKey |
     if (secret := read_secret(section, environ)) is not None:
         return TokenKey(algorithm="HS256", key=secret, audience=audience, issuer=issuer)
     if section.token_key_file:
-        pem = _read("server.token_key_file", section.token_key_file)
+        pem = read_key_file("server.token_key_file", section.token_key_file)
         return TokenKey(algorithm="EdDSA", key=pem, audience=audience, issuer=issuer)
     return None
 
 
-def _read(what: str, path: str) -> bytes:
+def read_key_file(what: str, path: str) -> bytes:
+    """A small file with a key in it; ``what`` names it in errors.
+
+    Raises:
+        UsageError: it cannot be read, or is too large to be a key.
+    """
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_KEY_BYTES + 1)

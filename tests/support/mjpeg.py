@@ -7,6 +7,7 @@ Serves ``multipart/x-mixed-replace`` on loopback from a thread. Picture n is fla
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from typing import Self
 
@@ -39,6 +40,7 @@ class MjpegServer:
             open (a camera that hangs); None for no end.
         redirect: where to send whoever asks, instead of pictures.
         status: what to answer; with another than 200, no pictures.
+        tls: what to serve over TLS with.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class MjpegServer:
         pictures: int | None = None,
         redirect: str | None = None,
         status: str = "200 OK",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._size, self._fps, self._pictures = size, fps, pictures
         self._redirect, self._status = redirect, status
+        self._tls = tls
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._sent = 0
@@ -64,7 +68,8 @@ class MjpegServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/stream"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/stream"
 
     def close(self) -> None:
         """Cut all connections, and refuse new ones from now on."""
@@ -93,11 +98,15 @@ class MjpegServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                self._talk(connection)
-            except OSError:
-                return  # whoever looked has gone
+        try:
+            with connection:
+                if self._tls is None:
+                    self._talk(connection)
+                    return
+                with self._tls.wrap_socket(connection, server_side=True) as secured:
+                    self._talk(secured)
+        except OSError:
+            return  # whoever looked has gone
 
     def _talk(self, connection: socket.socket) -> None:
         connection.settimeout(5)

@@ -281,12 +281,13 @@ def test_a_redirection_to_a_file_of_this_machine_is_not_followed(
         media = NetworkMedia(server.url, runtime, open_timeout_s=2)
         asyncio.run(error_of(media, feed))
     assert not feed.arrivals
+    assert not media.drops.by_reason  # nor was any of it decoded
 
 
 @pytest.mark.parametrize(
     "playlist",
     [
-        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{path}\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\nfile://{path}\n#EXT-X-ENDLIST\n",
         "ffconcat version 1.0\nfile 'file:{path}'\n",
     ],
 )
@@ -305,6 +306,7 @@ def test_a_playlist_cannot_make_it_read_a_file_of_this_machine(
         media = NetworkMedia(server.url + ".m3u8", runtime, open_timeout_s=2)
         asyncio.run(error_of(media, feed))
     assert not feed.arrivals
+    assert not media.drops.by_reason  # nor was any of it decoded
 
 
 def test_a_redirection_to_another_address_is_followed() -> None:

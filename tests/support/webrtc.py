@@ -18,13 +18,14 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtp import is_rtcp
 
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import SystemRuntime
 from counterpoint.streams.types import AudioChunk, Bound, ClockUpdate, Item, VideoFrame
 from counterpoint.streams.webrtc import Peer
-from counterpoint.streams.webrtc.adapter import offering_loopback
+from counterpoint.streams.webrtc.adapter import CERTIFICATES, offering_loopback
 
 WAIT_S = 20.0
 
@@ -141,9 +142,12 @@ class Client:
     channel_label: str | None = None
     received: list[str | bytes] = field(default_factory=list)
     channel: RTCDataChannel | None = None
+    certificate: RTCCertificate | None = None
 
     def __post_init__(self) -> None:
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        if self.certificate is not None:
+            setattr(self.pc, CERTIFICATES, [self.certificate])
         self.opened = asyncio.Event()
         self._changed = asyncio.Event()
         for track in (self.video, self.audio):
@@ -170,7 +174,9 @@ class Client:
         return self.pc.localDescription.sdp
 
     async def connect(self, peer: Peer) -> None:
-        answer = await peer.answer(await self.offer())
+        await self.accept(await peer.answer(await self.offer()))
+
+    async def accept(self, answer: str) -> None:
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
 
     async def until_open(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from counterpoint.streams.errors import UsageError
 from counterpoint.streams.types import NS_PER_S, Tier
 
 MS = 1_000_000
+_URL = re.compile(r"(stun:[^?:]+(:\d+)?)|(turns?:[^?:]+(:\d+)?(\?transport=(udp|tcp))?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +20,21 @@ class IceServer:
     Fields:
         url: ``stun:host[:port]``, ``turn:host[:port][?transport=udp|tcp]`` or ``turns:...``.
         username, credential: for TURN.
+
+    Raises:
+        UsageError: the URL is not like that.
     """
 
     url: str
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not _URL.fullmatch(self.url):
+            raise UsageError(
+                f"ICE server {self.url!r}: give stun:host[:port], "
+                f"turn:host[:port][?transport=udp|tcp] or turns:host[:port][?transport=tcp]"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +42,7 @@ class PeerSettings:
     """How a peer is treated.
 
     Fields:
-        ice_servers: exactly those that are asked; none by default.
+        ice_servers: exactly those that are asked, of each kind the first; none by default.
         loopback: also offer 127.0.0.1. It is offered anyway where there is no other address.
         connect_timeout_ns: a peer that is not connected after this is given up.
         media_idle_ns: a peer none of whose tracks sent a packet for this long is gone.

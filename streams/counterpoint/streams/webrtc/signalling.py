@@ -89,6 +89,10 @@ def read_offer(text: str) -> Offer:
     mids = [section.mid for section in sections if section.mid is not None]
     if len(set(mids)) < len(mids):
         raise OfferError("two media sections of the offer have the same a=mid")
+    for line in session:
+        bundled = line.removeprefix("a=group:BUNDLE").split() if "a=group:BUNDLE" in line else []
+        if len(set(bundled)) < len(bundled) or not set(bundled) <= set(mids):
+            raise OfferError("a=group:BUNDLE of the offer does not name its media sections")
     for section in sections:
         if section.kind not in _KINDS:
             raise OfferError(f"the offer has a media section of an unknown kind: {section.kind!r}")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from counterpoint.engine.background import background
+from counterpoint.engine.background import background, unwrapped
 from counterpoint.engine.config import NS_PER_MS, LiveSection
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.live.admission import Admission, expected_cores
@@ -96,13 +96,16 @@ class Rooms:
         runtime = engine.runtime
         each = await runtime.lane("load").submit(lambda: expected_cores(engine.models, runtime))
         settings = peers or peer_settings(engine.config.live)
-        async with asyncio.TaskGroup() as group:
-            rooms = cls(engine, settings, group, participant_cores=each)
-            async with background(runtime, "admission", rooms.admission.run()):
-                try:
-                    yield rooms
-                finally:
-                    rooms.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                rooms = cls(engine, settings, group, participant_cores=each)
+                async with background(runtime, "admission", rooms.admission.run()):
+                    try:
+                        yield rooms
+                    finally:
+                        rooms.close()
+        except BaseExceptionGroup as failed:
+            raise unwrapped(failed) from None
 
     def close(self) -> None:
         """Take nobody in any more, and end all sessions."""

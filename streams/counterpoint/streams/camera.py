@@ -256,6 +256,22 @@ def open_capture(camera: Camera) -> Capture:
     return capture
 
 
+def probe_camera(index: int) -> str | None:
+    """Open camera ``index`` for a moment: what it gives, None if there is none. Blocking."""
+    with _quiet():
+        capture = cv2.VideoCapture(index)
+    try:
+        if not capture.isOpened():
+            return None
+        width, height = (
+            round(capture.get(prop))
+            for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        return f"{width}x{height}, {capture.getBackendName()}"
+    finally:
+        capture.release()
+
+
 def _why_not(camera: Camera) -> CounterpointError:
     device = camera.device
     if not _is_local(device):

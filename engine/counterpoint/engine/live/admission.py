@@ -23,6 +23,8 @@ from counterpoint.streams.types import NS_PER_S
 SAMPLE_NS: Final = NS_PER_S
 MEMORY: Final = 0.7
 """Share of the old in a smoothed measurement, each second."""
+FORGOTTEN: Final = 10
+"""Samples after which those who have left are no longer in the smoothed measurement."""
 SETTLE_NS: Final = 5 * NS_PER_S
 """A participant who came within this is not yet seen in the measurements."""
 LATE_NS: Final = 100_000_000
@@ -105,7 +107,8 @@ class Admission:
         self._participants = participants
         self._skipped = skipped
         self._used_ns = used_ns
-        self._busy = 0.0
+        self._busy: float | None = None
+        self._alone = 0  # samples since somebody was there
         self._idle: float | None = None  # what the process uses with nobody there
         self._each = expected_cores
         self._late_ns = 0.0
@@ -127,13 +130,14 @@ class Admission:
             now_ns, used, skipped = after_ns, used_after, skipped_after
 
     def _sample(self, busy: float, late_ns: int) -> None:
-        self._busy = MEMORY * self._busy + (1 - MEMORY) * busy
+        self._busy = busy if self._busy is None else MEMORY * self._busy + (1 - MEMORY) * busy
         self._late_ns = MEMORY * self._late_ns + (1 - MEMORY) * late_ns
         there = self._participants()
         self._forget_old()
-        if there == 0:
-            self._idle = self._busy if self._idle is None else min(self._idle, self._busy)
-        elif not self._came:
+        self._alone = 0 if there else self._alone + 1
+        if self._alone and (self._idle is None or self._alone > FORGOTTEN):
+            self._idle = self._busy
+        elif there and not self._came:
             each = max(0.0, self._busy - (self._idle or 0.0)) / there
             self._each = MEMORY * self._each + (1 - MEMORY) * each
 
@@ -147,7 +151,7 @@ class Admission:
         now_ns = self._runtime.now_ns()
         skipping = self._skipped_at_ns is not None and now_ns - self._skipped_at_ns < SETTLE_NS
         return Load(
-            busy_cores=self._busy,
+            busy_cores=self._busy or 0.0,
             late_ns=int(self._late_ns),
             skipping=skipping,
             each_cores=self._each,

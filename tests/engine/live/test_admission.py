@@ -23,7 +23,7 @@ class Machine:
         self.participants = 0
         self.skipped = 0
         self.each = 0.2
-        self.idle = 0.1
+        self.idle = 0.05
         self._used = 0.0
         self._at_ns = self.runtime.now_ns()
         self.admission = Admission(
@@ -77,7 +77,7 @@ def machine() -> Machine:
 def test_as_many_at_once_as_are_expected_to_fit(machine: Machine) -> None:
     async def scenario() -> None:
         await machine.pass_seconds(30)
-        # 1.7 cores, 0.1 in use: eight of 0.2.
+        # 1.7 cores, 0.05 in use: eight of 0.2.
         assert machine.fill() == 8
         with pytest.raises(RefusedError, match="no room") as refused:
             machine.admission.admit()
@@ -93,7 +93,7 @@ def test_what_a_participant_costs_is_learned(machine: Machine) -> None:
         machine.participants, machine.each = 2, 0.5
         await machine.pass_seconds(60)
         assert machine.admission.load.each_cores == pytest.approx(0.5, abs=0.01)
-        assert machine.fill() == 1  # 1.1 and 0.5 is 1.6
+        assert machine.fill() == 1  # 1.05 and 0.5 is 1.55
 
     machine.run(scenario)
 

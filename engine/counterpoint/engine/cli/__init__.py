@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from counterpoint.engine.cli import bundles, capsules, serve, sessions
+from counterpoint.engine.cli.devices import devices as list_devices
 from counterpoint.engine.cli.timeline import timeline
 from counterpoint.streams.errors import CounterpointError
 
@@ -181,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("inspect", "verify"):
             action.add_argument("path", nargs="?", type=Path, help="a bundle (default: affect)")
 
+    add("devices", "the cameras and microphones of this machine", list_devices)
     add("doctor", "what this machine can do, and what to do about the rest", bundles.doctor)
     return parser
 

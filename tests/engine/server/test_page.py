@@ -140,7 +140,7 @@ def test_latency_is_told_apart_by_the_engines_clock(stage: Stage) -> None:
     from playwright.async_api import expect
 
     async def scene(page: Page, engine: PageEngine) -> None:
-        engine.clock_ahead_ms = 3_600_000  # an hour: nobody's clock is trusted
+        engine.clock_ahead_ms = -3_600_000  # an hour: no clock is believed
         peer = await join(page, engine)
         await engine.until(lambda: len(engine.said("ping")) >= 2)  # so the first pong has arrived
         peer.send(prediction(5, engine.now_ms() - 18))
@@ -395,6 +395,21 @@ def test_while_reconnecting_it_waits_out_want_of_room_but_not_a_ban(stage: Stage
         engine.refuse = Refusal(status=403)
         await expect(page.locator("#alerts")).to_contain_text("not let into this session")
         await expect(page.locator("#state")).to_have_text("Not connected")
+
+    stage.play(scene)
+
+
+def test_a_session_that_is_over_is_not_joined_again_by_itself(stage: Stage) -> None:
+    from playwright.async_api import expect
+
+    async def scene(page: Page, engine: PageEngine) -> None:
+        peer = await join(page, engine)
+        peer.send({"type": "over", "reason": "erased"})
+        await expect(page.locator("#alerts")).to_contain_text("This session is over.")
+        await expect(page.locator("#alerts")).to_contain_text("The engine says: erased.")
+        await expect(page.locator("#state")).to_have_text("Not connected")
+        await engine.until(lambda: len(engine.deleted) == 1)
+        assert len(engine.peers) == 1
 
     stage.play(scene)
 

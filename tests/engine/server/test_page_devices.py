@@ -73,6 +73,28 @@ def test_with_none_for_both_there_is_chat_and_no_question(stage: Stage) -> None:
     stage.play(scene)
 
 
+def test_what_the_purpose_does_not_allow_is_never_asked_for(stage: Stage) -> None:
+    from playwright.async_api import expect
+
+    async def scene(page: Page, engine: PageEngine) -> None:
+        purpose = {**engine.terms["purpose"], "modalities": ["audio", "chat"]}
+        engine.terms = {**engine.terms, "purpose": purpose}
+        await arrive(page, engine)
+        await agree(page)
+        camera = page.get_by_label("Camera", exact=True)
+        await expect(camera).to_be_disabled()
+        await expect(camera).to_have_value("none")
+        await expect(camera).to_have_accessible_description(
+            "This engine’s purpose allows no picture."
+        )
+        await expect(page.get_by_label("Microphone", exact=True)).to_be_enabled()
+        await page.get_by_role("button", name="Join").click()
+        assert (await engine.peer()).kinds == ["audio"]
+        await expect(page.get_by_role("button", name="Camera off")).to_be_disabled()
+
+    stage.play(scene)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -117,10 +139,10 @@ def test_mute_and_camera_off(stage: Stage) -> None:
         assert await page.evaluate(f"{stream}.getAudioTracks()[0].enabled") is False
         await page.get_by_role("button", name="Unmute").click()
         assert await page.evaluate(f"{stream}.getAudioTracks()[0].enabled") is True
-        await page.get_by_role("button", name="Stop camera").click()
+        await page.get_by_role("button", name="Camera off").click()
         await expect(page.get_by_text("Your camera is off")).to_be_visible()
         assert await page.evaluate(f"{stream}.getVideoTracks().length") == 0  # its light is out
-        await page.get_by_role("button", name="Start camera").click()
+        await page.get_by_role("button", name="Camera on").click()
         preview = page.get_by_label("Your own picture, mirrored")
         assert await preview.evaluate(PICTURE) > 0
         assert len(engine.peers) == 1  # all on one connection

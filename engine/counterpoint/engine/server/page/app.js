@@ -7,7 +7,7 @@ import { Devices, NONE, fillSelect } from "./devices.js";
 import { byId, setText, show } from "./dom.js";
 import { Results } from "./results.js";
 import { Welcome } from "./welcome.js";
-import { LOSSES, Problem, channelError } from "./words.js";
+import { LOSSES, Problem, channelError, sessionOver } from "./words.js";
 
 let who = null;
 let connection = null;
@@ -26,6 +26,7 @@ const results = new Results(() => ({
 const chat = new Chat((text) => connection?.send({ type: "chat", text }) ?? false);
 const welcome = new Welcome((agreed) => {
   who = agreed;
+  devices.allow(who.terms.purpose.modalities ?? ["video", "audio"]);
   const query = new URLSearchParams({ session: who.session, participant: who.participant });
   history.replaceState(null, "", `?${query}`);
   phase("setup");
@@ -63,6 +64,8 @@ async function refreshDevices() {
   for (const kind of ["camera", "microphone"]) {
     fillSelect(byId(kind), kind, listed[kind],
       { choice: devices.choice[kind], openId: devices.openId(kind) });
+    byId(kind).disabled = !devices.allowed(kind);
+    show(byId(`${kind}-barred`), !devices.allowed(kind));
   }
   showMedia();
 }
@@ -75,7 +78,7 @@ function showMedia() {
   setText(byId("preview-note"), previewNote());
   toggle("mute", devices.muted, devices.muted ? "Unmute" : "Mute",
     devices.choice.microphone !== NONE);
-  toggle("camera-off", devices.off, devices.off ? "Start camera" : "Stop camera",
+  toggle("camera-off", devices.off, devices.off ? "Camera on" : "Camera off",
     devices.choice.camera !== NONE);
 }
 
@@ -188,6 +191,7 @@ function received(message) {
     participants: () => people(message.names),
     notice: () => alertUser(`notice-${message.text}`, { title: message.text }, message.level),
     error: () => chat.note(channelError(message.reason), true),
+    over: () => connection?.leave(sessionOver(message.reason)),
   };
   handlers[message.type]();
 }

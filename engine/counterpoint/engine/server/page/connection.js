@@ -20,6 +20,7 @@ export class Connection {
   #ended = false;
   #heard = 0;
   #wake = null;
+  #problem = null;
   #pings = new Map();
   #nextPing = 1;
   clock = new ClockOffset();
@@ -70,7 +71,7 @@ export class Connection {
       attempt += 1;
       this.reconnects += 1;
     }
-    this.#say({ name: "left" });
+    this.#say(this.#problem ? { name: "failed", problem: this.#problem } : { name: "left" });
   }
 
   /** One link, from offer to loss. */
@@ -112,9 +113,10 @@ export class Connection {
     if (!(await this.#link.replace(kind, track)) && track) this.#link.close("restart");
   }
 
-  /** Leaves for good. */
-  leave() {
+  /** Leaves for good, for a problem if one is given. */
+  leave(problem = null) {
     this.#ended = true;
+    this.#problem = problem;
     this.#link?.close();
     this.#wake?.();
   }

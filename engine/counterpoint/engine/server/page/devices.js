@@ -26,6 +26,7 @@ export class Devices {
   #onLost;
   #tracks = { camera: null, microphone: null };
   #turn = Promise.resolve();
+  #modalities = ["video", "audio"];
   choice = { camera: DEFAULT, microphone: DEFAULT };
   off = false;
   muted = false;
@@ -36,6 +37,18 @@ export class Devices {
   constructor(onLost, media = navigator.mediaDevices) {
     this.#onLost = onLost;
     this.#media = media;
+  }
+
+  /** Takes what the engine's purpose allows: of `video`, `audio`. The rest can only be NONE. */
+  allow(modalities) {
+    this.#modalities = modalities;
+    for (const kind of Object.keys(KINDS)) {
+      if (!this.allowed(kind)) this.choose(kind, NONE);
+    }
+  }
+
+  allowed(kind) {
+    return this.#modalities.includes(KINDS[kind].media);
   }
 
   /** Calls back whenever devices come or go. */

@@ -15,6 +15,7 @@ const SHAPES = {
   notice: (m) => isText(m.text) && ["info", "warning", "error"].includes(m.level),
   pong: (m) => m.id !== undefined && Number.isFinite(m.engine_wall_ms),
   error: (m) => isText(m.reason),
+  over: (m) => isText(m.reason),
 };
 
 function isDocument(document) {

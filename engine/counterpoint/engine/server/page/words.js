@@ -99,6 +99,12 @@ export function insecure() {
     { final: true });
 }
 
+/** The session was ended by the engine, and is not to be joined again by itself. */
+export function sessionOver(reason) {
+  return new Problem("This session is over.", `The engine says: ${reason}. You can join again.`,
+    { final: true });
+}
+
 const REASONS = {
   rate: "Too many lines in a short time; that one was not taken. Wait a moment.",
   size: "That line was too long and was not taken.",

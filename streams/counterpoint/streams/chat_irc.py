@@ -24,7 +24,7 @@ from counterpoint.streams.types import NS_PER_S, DropCounter, Modality
 READ_BYTES: Final = 16_384
 STAMP_GRAIN_NS: Final = 1_000_000  # stamps are in milliseconds
 PING_WORD: Final = "counterpoint"
-CLOSE_S: Final = 1.0
+GRACE_S: Final = 1.0
 
 MALFORMED: Final = "malformed IRC message"
 TOO_LONG: Final = "IRC message too long"
@@ -38,7 +38,7 @@ class IrcLimits:
         connect_s, register_s, join_s: longest wait for the connection, TLS included; for the
             server's welcome (servers look up names first); for the channel.
         ping_every_s: how often the server is asked for a sign of life.
-        silent_s: longest time without any, joined or not.
+        answer_s: longest wait for that, or for anything else to come or to be taken.
         lines_per_s, lines_burst: lines of chat; what is beyond is counted and left out.
         bytes_per_s, bytes_burst: what is read at all; what is beyond waits in the network.
     """
@@ -47,15 +47,13 @@ class IrcLimits:
     register_s: float = 30.0
     join_s: float = 15.0
     ping_every_s: float = 10.0
-    silent_s: float = 30.0
+    answer_s: float = 20.0
     lines_per_s: float = 100.0
     lines_burst: int = 400
     bytes_per_s: float = 1_000_000.0
     bytes_burst: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.silent_s <= self.ping_every_s:
-            raise ValueError("silent_s must be longer than ping_every_s")
         if self.bytes_burst < READ_BYTES:
             raise ValueError(f"bytes_burst must be at least {READ_BYTES}")
 
@@ -181,6 +179,8 @@ class _Reading:
         self._asked_ns = 0
         self._ping: int | None = None  # when the one without an answer yet was sent
         self._pings = 0
+        self._waiting_ns: int | None = None  # since the first PING after which nothing came
+        self._read_once_more = False
 
     async def run(self) -> None:
         self._write(self._talk.hello())
@@ -191,6 +191,7 @@ class _Reading:
             if data is None:
                 continue
             self._heard_ns = self._feed.now_ns()
+            self._waiting_ns = None
             for line in self._lines.feed(data):
                 self._hear(line)
             if self._lines.too_long:
@@ -233,6 +234,8 @@ class _Reading:
     def _ask(self) -> None:
         self._pings += 1
         self._asked_ns = self._ping = self._feed.now_ns()
+        if self._waiting_ns is None:
+            self._waiting_ns = self._asked_ns
         self._write([Message(command="PING", params=(f"{PING_WORD}{self._pings}",))])
 
     def _tell_time(self) -> None:
@@ -242,22 +245,26 @@ class _Reading:
             SourceError: something was due from the server.
         """
         now_ns = self._feed.now_ns()
-        stage = self._talk.stage
-        patience_s = self._patience_s(stage)
-        if now_ns - self._stage_ns >= patience_s * NS_PER_S:
-            raise SourceError(
-                f"{self._label}: the server did not {stage.value} within {patience_s:g} s"
-                + self._last_words()
-            )
-        if now_ns - self._heard_ns >= self._limits.silent_s * NS_PER_S:
-            raise SourceError(
-                f"{self._label}: nothing came from the server for {self._limits.silent_s:g} s, "
-                "not even an answer to a PING; check the network"
-            )
-        if stage is Stage.JOINED:
+        complaint = self._complaint(now_ns)
+        if complaint and self._read_once_more:
+            raise SourceError(f"{self._label}: {complaint}")
+        # If it was us who stood still, what is due waits to be read.
+        self._read_once_more = bool(complaint)
+        if self._talk.stage is Stage.JOINED:
             self._outlet.beat()
             if now_ns - self._asked_ns >= self._limits.ping_every_s * NS_PER_S:
                 self._ask()
+
+    def _complaint(self, now_ns: int) -> str:
+        """What is overdue; empty if nothing is."""
+        stage, answer_s = self._talk.stage, self._limits.answer_s
+        patience_s = self._patience_s(stage)
+        if now_ns - self._stage_ns >= patience_s * NS_PER_S:
+            last_words = self._last_words()
+            return f"the server did not {stage.value} within {patience_s:g} s{last_words}"
+        if self._waiting_ns is not None and now_ns - self._waiting_ns >= answer_s * NS_PER_S:
+            return f"the server answered no PING within {answer_s:g} s; check the network"
+        return ""
 
     def _patience_s(self, stage: Stage) -> float:
         match stage:
@@ -270,17 +277,16 @@ class _Reading:
 
     def _wait_s(self) -> float:
         """Until `_tell_time` has something to do."""
+        if self._read_once_more:
+            return GRACE_S
         now_ns = self._feed.now_ns()
         stage = self._talk.stage
-        waits = [
-            self._limits.silent_s - (now_ns - self._heard_ns) / NS_PER_S,
-            self._patience_s(stage) - (now_ns - self._stage_ns) / NS_PER_S,
-        ]
+        waits = [self._patience_s(stage) - (now_ns - self._stage_ns) / NS_PER_S]
+        if self._waiting_ns is not None:
+            waits.append(self._limits.answer_s - (now_ns - self._waiting_ns) / NS_PER_S)
         if stage is Stage.JOINED:
-            waits += [
-                self._outlet.beat_in_s,
-                self._limits.ping_every_s - (now_ns - self._asked_ns) / NS_PER_S,
-            ]
+            asked_s = (now_ns - self._asked_ns) / NS_PER_S
+            waits += [self._outlet.beat_in_s, self._limits.ping_every_s - asked_s]
         return max(0.0, min(waits))
 
     async def _read(self) -> bytes | None:
@@ -308,12 +314,12 @@ class _Reading:
 
     async def _flush(self) -> None:
         try:
-            async with asyncio.timeout(self._limits.silent_s) as limit:
+            async with asyncio.timeout(self._limits.answer_s) as limit:
                 await self._writer.drain()
         except OSError as error:
             if limit.expired():
                 raise SourceError(
-                    f"{self._label}: the server did not read for {self._limits.silent_s:g} s"
+                    f"{self._label}: the server did not read for {self._limits.answer_s:g} s"
                 ) from error
             raise self._lost(error) from error
 
@@ -352,7 +358,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     writer.write(encode(Message(command="QUIT")))
     writer.close()
     try:
-        async with asyncio.timeout(CLOSE_S):
+        async with asyncio.timeout(GRACE_S):
             await writer.wait_closed()
     except OSError:  # the time limit too
         writer.transport.abort()

@@ -35,11 +35,14 @@ def test_the_readmes_commands_are_ones_the_command_line_takes() -> None:
         "demo",
         "replay",
         "run",
+        "serve",
         "record",
         "replay",
         "timeline",
         "subscribe",
         "bundle",
+        "devices",
+        "token",
         "doctor",
     ]
 

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     picture.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="a new file")
 
     subscribe = add("subscribe", "follow a session's predictions in Redis", sessions.subscribe)
-    subscribe.add_argument("session", type=_session_name)
+    subscribe.add_argument("session", type=_followed_name, help="SESSION or SESSION/PARTICIPANT")
     subscribe.add_argument(
         "--since", default="now", metavar="start|now|ID", help="where to begin (default: now)"
     )
@@ -215,6 +215,15 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < 1e9:
         raise argparse.ArgumentTypeError(f"seconds from the session's start, not {text!r}")
     return seconds
+
+
+def _followed_name(text: str) -> str:
+    """A session, or one participant of it."""
+    session, slash, participant = text.partition("/")
+    _session_name(session)
+    if slash:
+        _session_name(participant)
+    return text
 
 
 def _session_name(text: str) -> str:

@@ -27,7 +27,8 @@ function isDocument(document) {
     && isObject(document.modalities) && Object.values(document.modalities).every(isObject)
     && Number.isFinite(Date.parse(document.end_wall))
     && Number.isFinite(Date.parse(document.emitted_wall))
-    && Number.isInteger(document.window) && Number.isInteger(document.epoch);
+    && Number.isFinite(document.align_error_ms) && Number.isFinite(document.end_ns)
+    && isObject(document.bundle) && Number.isInteger(document.window) && Number.isInteger(document.epoch);
 }
 
 /** The message in a data channel's text, or null where it is none that this page knows. */

@@ -148,7 +148,7 @@ export class Results {
     this.#fact("Window end → shown", total === null ? "–" : duration(total), parts.join(", "));
     this.#fact("Window", String(document.window),
       `ends at ${(document.end_ns / 1e9).toFixed(2)} s, ${document.status}`);
-    this.#fact("Alignment", `±${Number(document.align_error_ms).toPrecision(2)} ms`,
+    this.#fact("Alignment", `±${millis(document.align_error_ms)} ms`,
       tierWords(document.align_tier));
     this.#fact("Skipped windows", String(history.skipped),
       history.revised > 0 ? `${history.revised} given again with late data` : "");
@@ -176,4 +176,9 @@ export class Results {
     const said = this.#seldom.say(text, this.#clock().pageMs);
     if (said !== null) setText(byId("aloud"), said);
   }
+}
+
+/** Milliseconds to two digits, or whole ones. */
+function millis(value) {
+  return value >= 10 ? String(Math.round(value)) : value.toFixed(value < 1 ? 2 : 1);
 }

@@ -131,7 +131,6 @@ def packet(sequence: int, *, marker: int = 1) -> RtpPacket:
 def test_what_is_called_or_replaced_takes_what_it_took(
     owner: type, name: str, parameters: list[str]
 ) -> None:
-    assert name in adapter.PRIVATE
     found: Callable[..., object] = adapter.private(owner, name)
     assert list(inspect.signature(found).parameters) == parameters
 

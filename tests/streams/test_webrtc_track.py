@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -15,19 +16,38 @@ from counterpoint.streams.types import (
     ClockUpdate,
     DropCounter,
     Item,
+    Tier,
     VideoFrame,
 )
 from counterpoint.streams.webrtc.adapter import ReceivedTrack
 from counterpoint.streams.webrtc.audio_track import AudioTrack
-from counterpoint.streams.webrtc.packets import RtpPacket
+from counterpoint.streams.webrtc.packets import RtpPacket, SenderReport
 from counterpoint.streams.webrtc.settings import MS, PeerSettings
 from counterpoint.streams.webrtc.track import MAX_BEHIND_NS, OPENING_NS
 from counterpoint.streams.webrtc.video_track import VideoTrack
+from tests.support.rtp_sender import SENDER_EPOCH_NS, ns_to_ntp
 from tests.support.virtual import VirtualRuntime
 from tests.support.webrtc_media import HandedTrack, encoded_pictures, h264_packets, vp8_packet
 
 T = TypeVar("T")
 FRAME_NS = NS_PER_S // 30
+
+
+def opus_packet(number: int) -> RtpPacket:
+    """20 ms of silence."""
+    return RtpPacket(
+        ssrc=1,
+        sequence=number,
+        timestamp=number * 960,
+        marker=False,
+        codec="OPUS",
+        payload=b"",
+        data=b"\xf8\xff\xfe",
+    )
+
+
+def ntp(ns: int) -> int:
+    return ns_to_ntp(SENDER_EPOCH_NS + ns)
 
 
 class SlowLane:
@@ -171,6 +191,20 @@ def test_another_stream_in_the_same_track_is_another_epoch() -> None:
     assert bench.drops.by_reason == {"video: of a stream that is over": 1}
 
 
+def test_a_report_before_the_first_packet_is_kept_for_it() -> None:
+    bench = Bench(AudioTrack)
+    packets = [opus_packet(n) for n in range(100)]
+    bench.handed.on_report(SenderReport(ssrc=1, ntp=ntp(0), timestamp=0))
+
+    def report_later() -> None:
+        bench.handed.on_report(SenderReport(ssrc=1, ntp=ntp(NS_PER_S), timestamp=48_000))
+
+    bench.runtime.call_at(bench.runtime.now_ns() + NS_PER_S, report_later)
+    bench.play([(n * 20 * MS, packet) for n, packet in enumerate(packets)], 3 * NS_PER_S)
+    assert (bench.track.reports, bench.track.reports_taken) == (2, 2)
+    assert bench.track.stats().tier is Tier.REPORTS
+
+
 def test_h264_comes_through_too() -> None:
     bench = Bench(VideoTrack)
     arrivals: list[tuple[int, RtpPacket]] = []
@@ -195,19 +229,8 @@ def test_damaged_pictures_are_counted_and_a_key_frame_is_asked_for() -> None:
 
 def test_damaged_sound_is_counted_and_the_rest_keeps_its_time() -> None:
     bench = Bench(AudioTrack)
-    silence = b"\xf8\xff\xfe"  # 20 ms of Opus
-    packets = [
-        RtpPacket(
-            ssrc=1,
-            sequence=n,
-            timestamp=n * 960,
-            marker=False,
-            codec="OPUS",
-            payload=b"",
-            data=b"\xff\xff\xff" if n == 10 else silence,
-        )
-        for n in range(30)
-    ]
+    packets = [opus_packet(n) for n in range(30)]
+    packets[10] = replace(packets[10], data=b"\xff\xff\xff")
     bench.play([(n * 20 * MS, packet) for n, packet in enumerate(packets)], NS_PER_S)
     chunks = bench.feed.chunks
     assert len(chunks) == 29

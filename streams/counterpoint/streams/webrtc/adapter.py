@@ -3,7 +3,7 @@
 aiortc's receivers would hand packets to a jitter buffer that holds every frame back by one, and a
 decoder behind queues without bounds. Here a stand-in takes the jitter buffer's place: NACK, RTX,
 statistics and bandwidth estimation stay aiortc's, packets come to us. What is private and used is
-in `PRIVATE`; the contract tests say what is expected of each.
+named first, and the contract tests say what is expected of each.
 """
 
 from __future__ import annotations
@@ -59,20 +59,7 @@ HANDLE_SCTP_DATA: Final = "_handle_data"
 RECEIVE_WINDOW: Final = "_advertised_rwnd"
 DEPAYLOADED: Final = "_data"
 HOST_ADDRESSES: Final = "get_host_addresses"
-PRIVATE: Final = (
-    CERTIFICATES,
-    JITTER_BUFFER,
-    STOP_DECODER,
-    HANDLE_RTCP_PACKET,
-    SEND_PLI,
-    HANDLE_RTP_DATA,
-    HANDLE_RTCP_DATA,
-    HANDLE_SCTP_DATA,
-    RECEIVE_WINDOW,
-    DEPAYLOADED,
-    HOST_ADDRESSES,
-    "_create_ssl_context",
-)
+# And `RTCCertificate._create_ssl_context`, overridden below.
 
 MAX_SSRCS: Final = 32
 """aiortc keeps something for every SSRC that it has ever seen."""
@@ -281,6 +268,13 @@ class Connection:
     def state(self) -> str:
         """``new``, ``connecting``, ``connected``, ``failed`` or ``closed``."""
         return self._pc.connectionState
+
+    @property
+    def why_failed(self) -> str:
+        """What `state` is ``failed`` for."""
+        if self._pc.iceConnectionState == "failed":
+            return "no way from the client's addresses to these, or it is gone"
+        return "no encryption in common (its certificate has to be RSA or ECDSA on P-256)"
 
     @property
     def has_channels(self) -> bool:

@@ -280,7 +280,7 @@ class Peer:
             if self._closed or state == "closed":
                 return None
             if state == "failed":
-                return "the connection failed"
+                return f"the connection failed: {self._connection.why_failed}"
             deadline_ns, failure = self._deadline(state)
             if deadline_ns is not None and now_ns >= deadline_ns:
                 return failure

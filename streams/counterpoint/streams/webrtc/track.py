@@ -103,6 +103,7 @@ class Track(ABC):
         self._codec = ""
         self._opened_ns: int | None = None
         self._rate_hz = 0
+        self._early_report: tuple[SenderReport, int] | None = None  # of a stream yet to come
         self._held: deque[tuple[int, int, Maker]] = deque()
         self._newest_media_ns = -1  # of what was given
         self._sequence = 0
@@ -137,9 +138,10 @@ class Track(ABC):
 
     async def pump(self, feed: Feed) -> None:
         """Give items until cancelled."""
-        if self._inbox:
-            self._drop(TOO_EARLY, len(self._inbox))
-            self._inbox.clear()
+        early = sum(isinstance(what, RtpPacket) for _, what in self._inbox)
+        if early:
+            self._drop(TOO_EARLY, early)
+            self._inbox = deque(one for one in self._inbox if not isinstance(one[1], RtpPacket))
         while True:
             self._wake.clear()
             self._take_inbox(feed)
@@ -159,16 +161,19 @@ class Track(ABC):
             now_ns, what = self._inbox.popleft()
             arrived_ns = feed.session_ns(now_ns)
             if isinstance(what, SenderReport):
+                self.reports += 1
                 self._take_report(what, arrived_ns)
             else:
                 self._take_packet(what, now_ns, arrived_ns)
 
     def _take_report(self, report: SenderReport, arrived_ns: int) -> None:
-        self.reports += 1
-        if self._clock is not None:
-            self.reports_taken += self._clock.report(
-                report.ssrc, report.ntp, report.timestamp, arrived_ns
-            )
+        if self._clock is None or report.ssrc != self._ssrc:
+            # FFmpeg's first report comes before its first packet, and the next 5 s later.
+            self._early_report = (report, arrived_ns)
+            return
+        self.reports_taken += self._clock.report(
+            report.ssrc, report.ntp, report.timestamp, arrived_ns
+        )
 
     def _take_packet(self, packet: RtpPacket, now_ns: int, arrived_ns: int) -> None:
         rate_hz = rtp_rate_hz(packet.codec)
@@ -190,6 +195,9 @@ class Track(ABC):
                     self._held.clear()
                 self._newest_media_ns = -1
             self._ssrc = packet.ssrc
+        if self._early_report is not None and self._early_report[0].ssrc == packet.ssrc:
+            self._take_report(*self._early_report)
+            self._early_report = None
         self._codec = packet.codec
         self._add(packet, media_ns, now_ns)
 

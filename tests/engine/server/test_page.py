@@ -353,6 +353,7 @@ def test_a_connection_that_the_engine_closed_is_made_again(stage: Stage) -> None
         assert sorted(second.kinds) == ["audio", "video"]
         said = await page.evaluate("window.states")
         assert said == ["Trying again (1): the engine closed the connection", "Connected"]
+        assert engine.deleted == []  # the engine knows that it is gone
         second.send(prediction(1, engine.now_ms()))  # a new engine counts from 1 again
         await expect(page.locator("#facts")).to_contain_text("lost 1 time")
         await expect(page.locator("#facts")).to_contain_text("1ends at 0.25 s")

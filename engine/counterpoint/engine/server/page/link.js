@@ -49,7 +49,10 @@ export class Link {
       this.#senders.set(kind, this.#peer.addTransceiver(track ?? kind, options).sender);
     }
     this.#channel.onmessage = ({ data }) => this.#onData(data);
-    this.#channel.onclose = () => this.#lose("closed");
+    this.#channel.onclose = () => {
+      this.#resource = null; // the engine closed it, and knows
+      this.#lose("closed");
+    };
     this.#peer.onconnectionstatechange = () => this.#watch();
   }
 

@@ -63,7 +63,7 @@ async def one_run(engine: Engine, name: str) -> Run:
 
 def decode_cpu_s() -> float:
     """CPU seconds to step the demo's sources to their end, without an engine."""
-    source = open_demo().source
+    source = open_demo().recording
     started = time.process_time()
     step = source.step(0)
     while step.next_wake_ns is not None:

@@ -41,10 +41,10 @@ def clip() -> tuple[list[tuple[int, Item]], Mapping[Modality, str]]:
     script: list[tuple[int, Item]] = []
     wake_ns: int | None = 0
     while wake_ns is not None:
-        step = sources.source.step(wake_ns)
+        step = sources.recording.step(wake_ns)
         script += step.items
         wake_ns = step.next_wake_ns
-    sources.source.close()
+    sources.recording.close()
     return script, sources.names
 
 

@@ -322,6 +322,7 @@ def test_erase_leaves_nothing_of_a_session_in_redis(bundle: Path) -> None:
             keys: Any = redis.scan_iter()
             assert {key.split(":")[-1].split("/")[0] for key in keys} == {"events", "sister"}
         assert {name.split("/")[0] for name, _ in events(house.server)} == {"sister"}
+        assert (await until_said(client, "over"))[0]["reason"] == "erased"
         assert house.rooms.names() == ["sister"]
         with pytest.raises(UnknownError):
             await house.rooms.erase("s")

@@ -86,6 +86,11 @@ def notice(level: str, text: str) -> str:
     return _write({"type": "notice", "level": level, "text": text})
 
 
+def over(reason: str) -> str:
+    """The session is over for good: who hears this does not come back by itself."""
+    return _write({"type": "over", "reason": reason})
+
+
 def pong(number: int, wall_ns: int) -> str:
     return _write({"type": "pong", "id": number, "engine_wall_ms": wall_ns / 1e6})
 

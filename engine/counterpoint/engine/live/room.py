@@ -86,7 +86,7 @@ class Room:
                 timer = (
                     self._runtime.call_at(
                         self._origin_ns + limit * 60 * NS_PER_S,
-                        lambda: self.end(f"{limit} minutes are over"),
+                        lambda: self.end(f"{limit} minutes are over", for_good=True),
                     )
                     if limit
                     else None
@@ -104,12 +104,17 @@ class Room:
             publisher.session_ended(self.name, self.reason)
             self.ended.set()
 
-    def end(self, reason: str) -> None:
-        """End all participants, and with them the session; peers are told why."""
+    def end(self, reason: str, *, for_good: bool) -> None:
+        """End all participants, and with them the session; peers are told why.
+
+        Args:
+            for_good: peers are asked not to come back by themselves.
+        """
         if self._over.is_set():
             return
         self.reason = reason
-        self.tell(messages.notice("info", f"The session is over: {reason}."))
+        text = f"The session is over: {reason}."
+        self.tell(messages.over(reason) if for_good else messages.notice("info", text))
         self._over.set()
 
     @property

@@ -111,7 +111,7 @@ class Rooms:
         """Take nobody in any more, and end all sessions."""
         self._closing = True
         for room in self._rooms.values():
-            room.end("the engine stops")
+            room.end("the engine stops", for_good=False)
 
     # -- LiveSessions --------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Rooms:
     async def erase(self, session: str) -> Mapping[str, Any]:
         room = self._rooms.get(session)
         if room is not None:
-            room.end("erased")
+            room.end("erased", for_good=True)
             await room.ended.wait()
             # What waits for Redis must be there before it can be erased.
             await self._engine.publisher.drain(ERASE_DRAIN_S)

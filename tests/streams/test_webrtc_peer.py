@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -223,6 +225,43 @@ def test_a_stalled_camera_beside_a_running_microphone_is_no_end(runtime: SystemR
             assert not task.done()
 
     asyncio.run(main())
+
+
+def test_who_sends_messages_is_there_though_all_media_stand_still(
+    runtime: SystemRuntime,
+) -> None:
+    async def main() -> None:
+        settings = PeerSettings(loopback=True, media_idle_ns=NS_PER_S // 2)
+        peer = Peer("cam", runtime, settings)
+        client = Client(PatternTrack(), channel_label="chat")
+        feed = CollectingFeed(runtime)
+        async with running(peer, client, feed) as task:
+            await feed.until(frames=3)
+            await client.until_open()
+            client.filter(lambda *_: False)
+            assert client.channel is not None
+            for _ in range(15):
+                client.channel.send("still here")
+                await asyncio.wait({task}, timeout=0.1)
+            assert not task.done()
+            with pytest.raises(SourceError, match="no media"):
+                await ends(task)
+
+    asyncio.run(main())
+
+
+def test_nothing_of_a_peer_remains(runtime: SystemRuntime) -> None:
+    async def main() -> weakref.ref[Peer]:
+        peer = Peer("cam", runtime, SETTINGS)
+        client = Client(PatternTrack(), ToneTrack(), "chat")
+        feed = CollectingFeed(runtime)
+        async with running(peer, client, feed):
+            await feed.until(frames=2, chunks=2)
+        return weakref.ref(peer)
+
+    peer = asyncio.run(main())
+    gc.collect()
+    assert peer() is None
 
 
 def test_a_client_that_never_connects_is_given_up(runtime: SystemRuntime) -> None:

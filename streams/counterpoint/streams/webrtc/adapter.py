@@ -35,6 +35,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket
 from aiortc.rtp import RtpPacket as AiortcPacket
 from OpenSSL import SSL
 
+from counterpoint.streams.errors import UnavailableError
 from counterpoint.streams.types import DropCounter
 from counterpoint.streams.webrtc.descriptions import (
     UNREADABLE,
@@ -85,12 +86,12 @@ def private(owner: object, name: str) -> Any:
     """What is private to aiortc.
 
     Raises:
-        RuntimeError: this aiortc does not have it.
+        UnavailableError: this aiortc does not have it.
     """
     found = getattr(owner, name, None)
     if found is None:
         kind = owner.__name__ if isinstance(owner, type) else type(owner).__name__
-        raise RuntimeError(
+        raise UnavailableError(
             f"{kind} has no {name}: this version of aiortc is not one that "
             f"counterpoint.streams.webrtc.adapter was written for"
         )
@@ -376,8 +377,11 @@ class Connection:
             try:
                 await inner(data, **arguments)
             except UNREADABLE as exc:
-                self.trouble.add(f"{what} not readable")
-                log.debug("%s not readable: %s", what, reason_of(exc))
+                kind = f"{what} not readable"
+                # Loud once: it may as well be a callback of ours that raised.
+                level = logging.DEBUG if kind in self.trouble.by_reason else logging.WARNING
+                self.trouble.add(kind)
+                log.log(level, "%s: %s", kind, reason_of(exc), exc_info=True)
 
         setattr(owner, name, guarded)
 

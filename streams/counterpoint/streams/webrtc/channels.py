@@ -20,6 +20,7 @@ class Channels:
     Args:
         on_text: called with each text; not after `close`.
         on_open: called when the first channel is open.
+        on_message: called with each message, before it is looked at.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Channels:
         settings: PeerSettings,
         on_text: Callable[[str], None] | None,
         on_open: Callable[[], None] | None,
+        on_message: Callable[[], None],
     ) -> None:
         self.messages = 0
         self.sent = 0
@@ -35,6 +37,7 @@ class Channels:
         self._settings = settings
         self._on_text = on_text
         self._on_open = on_open
+        self._on_message = on_message
         self._channels: list[RTCDataChannel] = []
 
     def add(self, channel: RTCDataChannel) -> None:
@@ -82,6 +85,7 @@ class Channels:
         return True
 
     def _take(self, channel: RTCDataChannel, message: str | bytes) -> None:
+        self._on_message()
         most = self._settings.max_message_bytes
         if isinstance(message, bytes):
             self._refuse(channel, BINARY)

@@ -59,7 +59,8 @@ class Peer:
         self._runtime = runtime
         self._drops = DropCounter()
         self._changed = asyncio.Event()
-        self._channels = Channels(self.settings, on_text, on_open)
+        self._channels = Channels(self.settings, on_text, on_open, self._note_message)
+        self._last_message_ns: int | None = None
         self._connection = Connection(
             ice_servers=self.settings.ice_servers,
             loopback=self.settings.loopback,
@@ -311,4 +312,11 @@ class Peer:
         ended = all(track.said_bye for track in tracks)
         seconds = settings.media_idle_ns / NS_PER_S
         failure = None if ended else f"no media for {seconds:g} s"
-        return max(came) + settings.media_idle_ns, failure
+        deadline_ns = max(came) + settings.media_idle_ns
+        if self._last_message_ns is not None:
+            # Camera and microphone may be off while somebody reads and writes.
+            deadline_ns = max(deadline_ns, self._last_message_ns + 2 * settings.media_idle_ns)
+        return deadline_ns, failure
+
+    def _note_message(self) -> None:
+        self._last_message_ns = self._runtime.now_ns()

@@ -45,7 +45,8 @@ class PeerSettings:
         ice_servers: exactly those that are asked, of each kind the first; none by default.
         loopback: also offer 127.0.0.1. It is offered anyway where there is no other address.
         connect_timeout_ns: a peer that is not connected after this is given up.
-        media_idle_ns: a peer none of whose tracks sent a packet for this long is gone.
+        media_idle_ns: a peer none of whose tracks sent a packet for this long is gone, unless it
+            sent a message within twice as long.
         video_wait_ns, audio_wait_ns: how long a packet may wait for an earlier one.
         max_width, max_height, max_pixels: larger pictures are refused.
         max_message_bytes: a longer message on a data channel is refused.

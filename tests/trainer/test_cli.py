@@ -25,12 +25,14 @@ pytestmark = pytest.mark.trainer
     "arguments",
     [
         ["fit", "affect", "--out", "OUT", "--data", "nowhere"],
-        ["evaluate", "nowhere", "--data", "nowhere"],
+        ["evaluate", "nowhere", "nowhere.csv"],
+        ["validate", "nowhere", "--data", "nowhere"],
         ["fit", "affect", "--stage", "vision", "--out", "OUT", "--data", "EMPTY"],
         ["fit", "affect", "--stage", "audio", "--out", "OUT", "--data", "EMPTY"],
         ["fit", "affect", "--stage", "text", "--out", "OUT", "--data", "EMPTY"],
         ["fit", "affect", "--stage", "fusion", "--out", "OUT", "--data", "EMPTY"],
-        ["evaluate", "EMPTY", "--data", "EMPTY"],
+        ["evaluate", "EMPTY", "nowhere.csv"],
+        ["validate", "EMPTY", "--data", "EMPTY"],
     ],
 )
 def test_what_is_missing_is_said_in_one_line(

@@ -1,4 +1,4 @@
-"""Command line of the trainer: ``counterpoint-trainer fit|evaluate``.
+"""Command line of the trainer: ``counterpoint-trainer fit|evaluate|validate``.
 
 Exit codes are those of the errors' tree: 0 done, 1 failed, 2 wrong usage, 3 not available here.
 """
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError, UsageError
+from counterpoint.trainer.evaluation.command import add_evaluate
 
 _STAGES = ("vision", "audio", "text", "fusion", "export", "all")
 
@@ -21,10 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one line on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "fit":
-            _fit(options)
-        else:
-            _evaluate(options)
+        _need_torch()
+        options.run(options)
     except CounterpointError as error:
         print(f"counterpoint-trainer: {error}", file=sys.stderr)
         return error.exit_code
@@ -32,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    _need_torch()
     # Only here, so that --help and wrong usage answer at once, and without the extra too.
     from counterpoint.trainer.affect.recipe import run_all, run_stage
     from counterpoint.trainer.config import AffectConfig
@@ -50,8 +48,7 @@ def _fit(options: argparse.Namespace) -> None:
             run_stage(stage, options.data, options.out, config)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    _need_torch()
+def _validate(options: argparse.Namespace) -> None:
     from counterpoint.trainer.evaluate import evaluate_bundle
 
     _need_folder(options.data)
@@ -89,11 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--stage", choices=_STAGES, action="append", help="only this stage (may be repeated)"
     )
-    evaluate = commands.add_parser("evaluate", help="validate a bundle through its own graphs")
-    evaluate.add_argument("bundle", type=Path)
-    evaluate.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    evaluate.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    fit.set_defaults(run=_fit)
+    add_evaluate(commands)
+    validate = commands.add_parser(
+        "validate", help="the figures of the bundle affect on the sets that it was made from"
+    )
+    validate.add_argument("bundle", type=Path)
+    validate.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    validate.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    validate.add_argument("--json", action="store_true", help="print JSON")
+    validate.set_defaults(run=_validate)
     return parser
 
 

@@ -1,4 +1,6 @@
-"""Validation of a finished bundle, through its own ONNX graphs and the engine's preprocessing.
+"""Validation of the bundle ``affect`` on the sets that it was made from, through its own graphs.
+
+On sets of other people: `counterpoint.trainer.evaluation`.
 
 Nothing of torch's models is used here: what is measured is what the engine will run.
 """

@@ -1,69 +1,97 @@
-"""Classification metrics in numpy, checked against scikit-learn in the tests."""
+"""Classification metrics as torchmetrics computes them, of numpy arrays.
+
+Macro figures are means over the classes that occur in ``truth``: a class that a set has no example
+of says nothing about the model.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_recall,
+)
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
+ECE_BINS: Final = 15
+
 
 def accuracy(truth: Labels, predicted: Labels) -> float:
-    return float(np.mean(truth == predicted))
+    want, got = _tensors(truth, predicted)
+    classes = int(max(want.max(), got.max())) + 1
+    return float(
+        multiclass_accuracy(got, want, max(classes, 2), average="micro", validate_args=False)
+    )
 
 
 def confusion(truth: Labels, predicted: Labels, classes: int) -> Labels:
     """(classes, classes) counts: rows are the truth."""
-    matrix: Labels = np.bincount(truth * classes + predicted, minlength=classes * classes)
-    return matrix.reshape(classes, classes).astype(np.int64)
+    want, got = _tensors(truth, predicted)
+    matrix: Labels = multiclass_confusion_matrix(got, want, classes, validate_args=False).numpy()
+    return matrix
 
 
 def macro_recall(truth: Labels, predicted: Labels, classes: int) -> float:
     """Unweighted mean recall over the classes that occur in ``truth``."""
-    matrix = confusion(truth, predicted, classes)
-    support = matrix.sum(axis=1)
-    present = support > 0
-    return float((np.diag(matrix)[present] / support[present]).mean())
-
-
-def f1_scores(truth: Labels, predicted: Labels, classes: int) -> tuple[Floats, Labels]:
-    """F1 of each class (0 where it neither occurs nor is predicted) and its support."""
-    matrix = confusion(truth, predicted, classes)
-    support = matrix.sum(axis=1)
-    total = support + matrix.sum(axis=0)
-    scores = 2 * np.diag(matrix) / np.maximum(total, 1)
-    return scores, support
-
-
-def weighted_f1(truth: Labels, predicted: Labels, classes: int) -> float:
-    scores, support = f1_scores(truth, predicted, classes)
-    return float((scores * support).sum() / support.sum())
+    return float(recalls(truth, predicted, classes)[np.unique(truth)].mean())
 
 
 def macro_f1(truth: Labels, predicted: Labels, classes: int) -> float:
     """Mean F1 over the classes that occur in ``truth``."""
-    scores, support = f1_scores(truth, predicted, classes)
-    return float(scores[support > 0].mean())
+    return float(f1_scores(truth, predicted, classes)[np.unique(truth)].mean())
 
 
-def expected_calibration_error(truth: Labels, probabilities: Floats, bins: int = 15) -> float:
+def weighted_f1(truth: Labels, predicted: Labels, classes: int) -> float:
+    """Mean F1, each class as often as it occurs in ``truth``."""
+    want, got = _tensors(truth, predicted)
+    return float(multiclass_f1_score(got, want, classes, average="weighted", validate_args=False))
+
+
+def recalls(truth: Labels, predicted: Labels, classes: int) -> Floats:
+    """(classes,) recall of each class; 0 where it does not occur."""
+    want, got = _tensors(truth, predicted)
+    found: Floats = multiclass_recall(
+        got, want, classes, average="none", validate_args=False
+    ).numpy()
+    return found
+
+
+def f1_scores(truth: Labels, predicted: Labels, classes: int) -> Floats:
+    """(classes,) F1 of each class; 0 where it neither occurs nor is predicted."""
+    want, got = _tensors(truth, predicted)
+    found: Floats = multiclass_f1_score(
+        got, want, classes, average="none", validate_args=False
+    ).numpy()
+    return found
+
+
+def expected_calibration_error(truth: Labels, probabilities: Floats, bins: int = ECE_BINS) -> float:
     """ECE over equal-width confidence bins (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
         truth: (N,) class positions.
         probabilities: (N, C), rows sum to 1.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == truth
-    # Bins are (low, high], so that a confidence of exactly 1 has one.
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    error = 0.0
-    for index in range(bins):
-        inside = which == index
-        if inside.any():
-            gap = abs(correct[inside].mean() - confidence[inside].mean())
-            error += float(gap) * float(inside.mean())
-    return error
+    rows = torch.from_numpy(np.asarray(probabilities, np.float64))
+    want = torch.from_numpy(np.asarray(truth, np.int64))
+    error = multiclass_calibration_error(
+        rows, want, rows.shape[1], n_bins=bins, norm="l1", validate_args=False
+    )
+    return float(error)
+
+
+def _tensors(truth: Labels, predicted: Labels) -> tuple[Tensor, Tensor]:
+    return (
+        torch.from_numpy(np.asarray(truth, np.int64)),
+        torch.from_numpy(np.asarray(predicted, np.int64)),
+    )

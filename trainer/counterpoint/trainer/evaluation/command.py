@@ -1,0 +1,107 @@
+"""``counterpoint-trainer evaluate BUNDLE DATASET``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from counterpoint.streams.errors import UsageError
+
+
+def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options. Imports nothing that is slow."""
+    parser = commands.add_parser(
+        "evaluate", help="score a bundle on labelled recordings, through the engine itself"
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("dataset", type=Path, help="index of the data set (.csv or .parquet)")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        action="append",
+        help="only the rows of this split (may be repeated); all rows by default",
+    )
+    parser.add_argument("--out", type=Path, help="folder for the report; without, figures only")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--resamples", type=int, default=1_000, help="of the bootstrap")
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Score, print the figures of each head, and write the report where one is asked for."""
+    from counterpoint.engine.bundle import load_bundle
+    from counterpoint.engine.device import open_device
+    from counterpoint.engine.models import Models
+    from counterpoint.trainer.evaluation.dataset import read_for
+    from counterpoint.trainer.evaluation.figures import NAMES
+    from counterpoint.trainer.evaluation.report import TITLES, About, shown, write_report
+    from counterpoint.trainer.evaluation.results import head_results
+    from counterpoint.trainer.evaluation.scoring import score_rows
+
+    if options.resamples < 0:
+        raise UsageError(f"--resamples: 0 or more, not {options.resamples}")
+    bundle = load_bundle(options.bundle)
+    examples = read_for(bundle, options.dataset, options.split or ())
+    device = open_device("cpu")
+    try:
+        scored = score_rows(Models.load(bundle, device), examples, tick=_progress(len(examples)))
+    finally:
+        device.close()
+    results = head_results(bundle, scored, seed=options.seed, resamples=options.resamples)
+    about = About(
+        dataset=options.dataset.name,
+        dataset_sha256=hashlib.sha256(options.dataset.read_bytes()).hexdigest(),
+        splits=options.split or (),
+        rows=len(scored),
+        broke_off=[
+            f"{row.example.id}: {modality}: {why}"
+            for row in scored
+            for modality, why in row.broke_off.items()
+        ],
+        seed=options.seed,
+        resamples=options.resamples,
+        command=_command(options),
+    )
+    for result in results:
+        print(f"{result.head}: {result.rows} rows, {result.speakers} speakers")
+        for name in NAMES:
+            print(f"  {TITLES[name]:14} {shown(result.figures[name])}")
+    if options.out is not None:
+        write_report(options.out, bundle, about, results)
+        print(f"report: {options.out / 'report.html'}")
+
+
+def _progress(rows: int) -> Progress:
+    return Progress(rows, shows=sys.stderr.isatty())
+
+
+class Progress:
+    """A line that counts rows, where somebody looks on."""
+
+    def __init__(self, rows: int, *, shows: bool) -> None:
+        self._rows = rows
+        self._done = 0
+        self._shows = shows
+
+    def __call__(self, _: object) -> None:
+        self._done += 1
+        if self._shows:
+            end = "\n" if self._done == self._rows else ""
+            print(f"\r{self._done} of {self._rows} rows", end=end, file=sys.stderr, flush=True)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What to type for this report, with the names of folders and no more of their paths."""
+    words: list[str] = ["counterpoint-trainer", "evaluate", options.bundle.name]
+    words.append(options.dataset.name)
+    words += _repeated("--split", options.split or ())
+    words += ["--seed", str(options.seed), "--resamples", str(options.resamples)]
+    return shlex.join(words)
+
+
+def _repeated(option: str, values: Sequence[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.prediction import Prediction
-from counterpoint.engine.session import Session
+from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources
 from counterpoint.streams.chat_inbox import ChatInbox
 from counterpoint.streams.lineup import Lineup, Seat
@@ -87,6 +87,7 @@ class Participant:
             "windows": 0 if summary is None else summary.windows,
             "skipped": 0 if summary is None else summary.skipped,
             "dropped": {} if summary is None else dict(summary.dropped),
+            "items": {} if summary is None else _items(summary),
             "sources": [
                 {
                     "name": seat.source.name,
@@ -104,6 +105,19 @@ class Participant:
         }
 
 
+def _items(summary: Summary) -> dict[str, dict[str, int]]:
+    """What became of what sources handed over: ``received`` is the sum of all the others.
+
+    Sound is counted as the aligner has it, after it was brought to the bundle's rate.
+    """
+    told: dict[str, dict[str, int]] = {}
+    for modality, tally in summary.counters.items.items():
+        dropped = sum(summary.mailbox.dropped.get(modality, {}).values())
+        told[modality] = asdict(tally) | {"dropped_by_mailbox": dropped}
+        told[modality]["received"] += dropped
+    return told
+
+
 def _media(peer: Peer) -> dict[str, Any]:
     stats = peer.stats()
     return {
@@ -114,10 +128,15 @@ def _media(peer: Peer) -> dict[str, Any]:
             "tier": None if track.tier is None else track.tier.value,
             "error_ns": track.error_ns,
             "packets": track.packets,
+            "duplicates": track.duplicates,
             "lost": track.lost,
+            "late": track.late,
+            "given_up": track.given_up,
+            "waiting": track.waiting,
             "frames": track.frames,
             "frames_given_up": track.frames_given_up,
             "key_frame_requests": track.key_frame_requests,
+            "decode_errors": track.decode_errors,
             "dropped": dict(track.dropped),
             "width": track.width,
             "height": track.height,

@@ -1,0 +1,436 @@
+"""Many live sessions at once, for minutes: memory, delays, and an account of every drop.
+
+A real ``counterpoint serve`` (default models, embedded Redis) in one process; in another one
+browser-like clients (aiortc; VP8 640x480 at 30 a second, Opus, a data channel with a line of chat
+every five seconds), each a session of its own. What they send is encoded before, so that the
+machine's cores are the engine's. Every five seconds:
+
+- ``memory``: resident memory of the engine's process. ``MB a minute`` is the slope of a line
+  (Theil and Sen) through the last two thirds of the run.
+- ``delay``: from a frame's last packet to its item, as ``GET /sessions/NAME`` has it (the median of
+  the last thousand frames): the median over all sessions, and the greatest.
+- ``answer``: window end to the participant's prediction at the client, over the data channel.
+  Client and engine have the same clock.
+
+At the end the clients send no more media, a second goes by, and it must all add up: RTP packets
+sent against received, frames sent against handed over and stated as lost, items against what became
+of them, windows at the client against those stated as skipped, drops in predictions against the
+session's own count.
+
+    python -m benchmarks.live_sessions [--sessions 8] [--minutes 10] [--report FILE.md] [--out FILE]
+
+``--set`` goes to the engine; by default admission may use all cores (``live.capacity=1``), and says
+no where it must: who was refused is told. The last line of output is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+import psutil
+
+from benchmarks.engine_process import EngineProcess, engine_process
+from benchmarks.live_clients import Encoded, LiveClient, encode, percentiles_ms
+from benchmarks.machine import circumstances, finish
+from benchmarks.report import table, write_page
+
+EVERY_S = 5.0
+JOIN_EVERY_S = 1.0
+TRIES = 10
+CLIP_S = 20
+QUIET_S = 1.0
+STATS_S = 60.0
+MB = 1_000_000
+TARGET_MB_A_MINUTE = 1.0
+
+
+# -- the clients' process ------------------------------------------------------------------------
+
+
+def clients(pipe: Pipe, url: str, count: int) -> None:
+    """Join, then answer what is asked over the pipe: ``sample``, ``end``."""
+    asyncio.run(_clients(pipe, url, encode(CLIP_S), count))
+
+
+async def _clients(pipe: Pipe, url: str, encoded: Encoded, count: int) -> None:
+    loop = asyncio.get_running_loop()
+    async with httpx2.AsyncClient(timeout=60.0) as http, asyncio.TaskGroup() as group:
+        inside: list[LiveClient] = []
+        refusals: list[str] = []
+        for number in range(count):
+            client = await _join(http, url, f"load-{number}", encoded, refusals)
+            if client is not None:
+                inside.append(client)
+        chats = [group.create_task(client.chat()) for client in inside]
+        pipe.send({"sessions": [client.session for client in inside], "refusals": refusals})
+        while await loop.run_in_executor(None, pipe.recv) == "sample":
+            pipe.send(_sample(inside))
+        for task in chats:
+            task.cancel()
+        for client in inside:
+            client.pause()
+        await asyncio.sleep(QUIET_S)
+        pipe.send({client.session: await _account(client) for client in inside})
+        await loop.run_in_executor(None, pipe.recv)  # the engine was asked meanwhile
+        for client in inside:
+            await client.leave(http)
+
+
+async def _join(
+    http: httpx2.AsyncClient, url: str, session: str, encoded: Encoded, refusals: list[str]
+) -> LiveClient | None:
+    """One more client; it comes again when it is told to. None: it was refused for good."""
+    for _ in range(TRIES):
+        client = LiveClient(url, session, encoded)
+        answer = await client.join(http)
+        if answer.status_code == 201:
+            await asyncio.sleep(JOIN_EVERY_S)
+            return client
+        refusals.append(f"{session}: {answer.status_code} {answer.json()['message']}")
+        await client.pc.close()
+        await asyncio.sleep(float(answer.headers.get("Retry-After", "5")))
+    return None
+
+
+def _sample(inside: Sequence[LiveClient]) -> dict[str, Any]:
+    delays = [delay for client in inside for _, delay in client.delays]
+    for client in inside:
+        client.delays.clear()
+    return {"answer_ms": percentiles_ms(delays), "predictions": len(delays)}
+
+
+async def _account(client: LiveClient) -> dict[str, Any]:
+    return {
+        "rtp": await client.rtp_sent(),
+        "frames": {"video": client.video.sent, "audio": client.audio.sent},
+        "lines": client.lines,
+        "windows": {
+            "came": client.own.came,
+            "stated_as_skipped": client.own.stated,
+            "missing": client.own.missing,
+            "session_missing": client.whole.missing,
+        },
+        "dropped": dict(client.own.dropped),
+        "answered": dict(client.answered),
+    }
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Run:
+    """What was measured.
+
+    Fields:
+        samples: one each five seconds.
+        sessions, refusals: who was let in; what the others were told.
+        sent, received: accounts of clients and engine at the end, by session.
+        shares: cores used by the engine and by the clients' process, on average.
+    """
+
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    sent: dict[str, Any] = field(default_factory=dict)
+    received: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def run(count: int, minutes: float, sets: Sequence[str]) -> Run:
+    """The whole benchmark."""
+    found = Run()
+    context = multiprocessing.get_context("spawn")
+    with engine_process(sets=sets) as engine:
+        here, there = context.Pipe()
+        process = context.Process(target=clients, args=(there, engine.url, count), daemon=True)
+        process.start()
+        found.sessions, found.refusals = _ask(here, process).values()
+        for line in found.refusals:
+            print("refused:", line)
+        if not found.sessions:
+            raise SystemExit("no session was let in")
+        sender = psutil.Process(process.pid)
+        _watch(found, engine, here, process, minutes, sender)
+        here.send("end")
+        found.sent = _ask(here, process)
+        found.received = {name: engine.describe(name) for name in found.sessions}
+        found.metrics = engine.metrics()
+        here.send("leave")
+        process.join(timeout=30)
+    return found
+
+
+def _ask(pipe: Pipe, process: Any, question: str | None = None) -> Any:
+    if question is not None:
+        pipe.send(question)
+    while not pipe.poll(1.0):
+        if not process.is_alive():
+            raise SystemExit("the clients' process ended by itself; see above")
+    return pipe.recv()
+
+
+def _watch(
+    found: Run, engine: EngineProcess, pipe: Pipe, process: Any, minutes: float, sender: Any
+) -> None:
+    began, engine_began, sender_began = time.monotonic(), engine.cpu_s, _cpu_s(sender)
+    psutil.cpu_percent()
+    while (at := time.monotonic() - began) < minutes * 60:
+        time.sleep(max(0.0, (len(found.samples) + 1) * EVERY_S - at))
+        told = _ask(pipe, process, "sample")
+        described = [engine.describe(name) for name in found.sessions]
+        sample = {
+            "second": round(time.monotonic() - began),
+            "memory_mb": round(engine.rss_bytes / MB, 2),
+            "threads": engine.threads,
+            "machine_busy": round(psutil.cpu_percent() / 100, 2),
+            "delay_ms": {kind: _delays(described, kind) for kind in ("video", "audio")},
+            "dropped": _dropped(described),
+            **told,
+        }
+        found.samples.append(sample)
+        print(_said(sample), flush=True)
+    wall = time.monotonic() - began
+    found.shares = {
+        "engine": round((engine.cpu_s - engine_began) / wall, 2),
+        "clients": round((_cpu_s(sender) - sender_began) / wall, 2),
+    }
+
+
+def _cpu_s(process: Any) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _connections(described: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        connection
+        for each in described
+        for participant in each["participants"]
+        for connection in participant["connections"]
+    ]
+
+
+def _delays(described: Sequence[dict[str, Any]], kind: str) -> dict[str, float | None]:
+    tracks = [connection[kind] for connection in _connections(described)]
+    p50 = [t["delay_p50_ms"] for t in tracks if t and t["delay_p50_ms"] is not None]
+    p99 = [t["delay_p99_ms"] for t in tracks if t and t["delay_p99_ms"] is not None]
+    if not p50:
+        return {"p50": None, "worst_p50": None, "p99": None}
+    return {
+        "p50": round(median(p50), 2),
+        "worst_p50": round(max(p50), 2),
+        "p99": round(median(p99), 2),
+    }
+
+
+def _dropped(described: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Every count of what was lost on purpose or given up, over all sessions."""
+    total: dict[str, int] = {}
+
+    def add(reason: str, count: int) -> None:
+        if count:
+            total[reason] = total.get(reason, 0) + count
+
+    for each in described:
+        for participant in each["participants"]:
+            add("windows skipped", participant["skipped"])
+            for reason, count in participant["dropped"].items():
+                add(reason, count)
+    for connection in _connections(described):
+        for kind in ("video", "audio"):
+            track = connection[kind]
+            for reason, count in track["dropped"].items():
+                add(f"{kind} track: {reason}", count)
+            for name in ("lost", "frames_given_up", "decode_errors"):
+                add(f"{kind} track: {name}", track[name])
+    return total
+
+
+def _said(sample: dict[str, Any]) -> str:
+    video, audio = sample["delay_ms"]["video"], sample["delay_ms"]["audio"]
+    answer = sample["answer_ms"]
+    return (
+        f"{sample['second']:>4} s: {sample['memory_mb']:7.2f} MB, video {video['p50']} ms "
+        f"(worst session {video['worst_p50']}), audio {audio['p50']} ms, answer p50 "
+        f"{answer['p50']} p99 {answer['p99']} ms of {sample['predictions']}, busy "
+        f"{sample['machine_busy']:.0%}, drops {sample['dropped'] or 'none'}"
+    )
+
+
+# -- what it comes to ----------------------------------------------------------------------------
+
+
+def slope(pairs: Sequence[tuple[float, float]]) -> float:
+    """The median slope between any two points (Theil and Sen)."""
+    slopes = [
+        (y2 - y1) / (x2 - x1)
+        for number, (x1, y1) in enumerate(pairs)
+        for x2, y2 in pairs[number + 1 :]
+        if x2 > x1
+    ]
+    return median(slopes) if slopes else 0.0
+
+
+def accounts(found: Run) -> dict[str, dict[str, int]]:
+    """What does not add up, over all sessions: name -> both sides and their difference."""
+    totals: dict[str, list[int]] = {}
+
+    def add(name: str, left: int, right: int) -> None:
+        sides = totals.setdefault(name, [0, 0, 0])
+        sides[0] += left
+        sides[1] += right
+        sides[2] += abs(left - right)
+
+    for name in found.sessions:
+        sent = found.sent[name]
+        (participant,) = found.received[name]["participants"]
+        (connection,) = participant["connections"]
+        for kind in ("video", "audio"):
+            track = connection[kind]
+            came = track["packets"] - track["duplicates"]
+            add(f"{kind} RTP: sent = received + lost", sent["rtp"][kind], came + track["lost"])
+            explained = track["frames"] + track["waiting"] + track["decode_errors"]
+            explained += sum(track["dropped"].values()) + track["frames_given_up"]
+            add(f"{kind} frames: sent = handed over + stated", sent["frames"][kind], explained)
+            items = dict(participant["items"][kind])
+            if kind == "video":
+                add("video items: handed over = received", track["frames"], items["received"])
+            received = items.pop("received")
+            add(f"{kind} items: received = used + stated", received, sum(items.values()))
+        lines = participant["items"]["chat"]["received"]
+        add("lines: sent = received", sent["lines"], lines)
+        windows = sent["windows"]
+        add("windows without a word: participant", windows["missing"], 0)
+        add("windows without a word: session", windows["session_missing"], 0)
+        add(
+            "windows skipped: engine = client", participant["skipped"], windows["stated_as_skipped"]
+        )
+    keys = ("left", "right", "unaccounted")
+    return {name: dict(zip(keys, sides, strict=True)) for name, sides in totals.items()}
+
+
+def figures(found: Run) -> dict[str, Any]:
+    """What the run comes to."""
+    samples = found.samples
+    late = samples[len(samples) // 3 :]
+    third = max(1, len(samples) // 3)
+
+    def growth(first: list[float], last: list[float]) -> dict[str, float]:
+        return {"first_third": round(median(first), 2), "last_third": round(median(last), 2)}
+
+    def of(key: str, kind: str, part: list[dict[str, Any]]) -> list[float]:
+        return [s[key][kind]["p50"] for s in part if s[key][kind]["p50"] is not None]
+
+    def answers(name: str, part: list[dict[str, Any]]) -> list[float]:
+        return [s["answer_ms"][name] for s in part if s["answer_ms"][name] is not None]
+
+    return {
+        "memory_mb": {"first": samples[0]["memory_mb"], "last": samples[-1]["memory_mb"]},
+        "memory_mb_a_minute": round(slope([(s["second"] / 60, s["memory_mb"]) for s in late]), 3),
+        "video_delay_p50_ms": growth(
+            of("delay_ms", "video", samples[:third]), of("delay_ms", "video", samples[-third:])
+        ),
+        "audio_delay_p50_ms": growth(
+            of("delay_ms", "audio", samples[:third]), of("delay_ms", "audio", samples[-third:])
+        ),
+        "answer_p50_ms": growth(answers("p50", samples[:third]), answers("p50", samples[-third:])),
+        "answer_p99_ms": growth(answers("p99", samples[:third]), answers("p99", samples[-third:])),
+        "drops": samples[-1]["dropped"],
+        "accounts": accounts(found),
+        "cores": found.shares,
+        "machine_busy": round(median(s["machine_busy"] for s in samples), 2),
+    }
+
+
+def tables(found: Run, told: dict[str, Any]) -> list[str]:
+    """For people to read."""
+    growths = [
+        [name, told[key]["first_third"], told[key]["last_third"]]
+        for name, key in (
+            ("last packet → item, video p50 (ms)", "video_delay_p50_ms"),
+            ("last packet → item, sound p50 (ms)", "audio_delay_p50_ms"),
+            ("window end → client p50 (ms)", "answer_p50_ms"),
+            ("window end → client p99 (ms)", "answer_p99_ms"),
+        )
+    ]
+    memory = told["memory_mb"]
+    drops = ", ".join(f"{reason} {count}" for reason, count in told["drops"].items()) or "none"
+    text = (
+        f"{len(found.sessions)} sessions. Memory {memory['first']} MB after the first sample, "
+        f"{memory['last']} MB at the end, {told['memory_mb_a_minute']} MB a minute over the last "
+        f"two thirds (target: under {TARGET_MB_A_MINUTE:g}). Cores: engine "
+        f"{told['cores']['engine']}, clients {told['cores']['clients']}; the machine was "
+        f"{told['machine_busy']:.0%} busy (median). Refusals: {len(found.refusals)}. "
+        f"Drops, as stated: {drops}."
+    )
+    balance = [
+        [name, sides["left"], sides["right"], sides["unaccounted"]]
+        for name, sides in told["accounts"].items()
+    ]
+    course = [
+        [
+            sample["second"],
+            sample["memory_mb"],
+            sample["delay_ms"]["video"]["p50"],
+            sample["delay_ms"]["audio"]["p50"],
+            sample["answer_ms"]["p50"],
+            sample["answer_ms"]["p99"],
+            f"{sample['machine_busy']:.0%}",
+        ]
+        for sample in found.samples[:: max(1, len(found.samples) // 20)]
+    ]
+    head = ["second", "MB", "video ms", "sound ms", "answer p50 ms", "p99 ms", "busy"]
+    return [
+        text,
+        table(["", "first third", "last third"], growths),
+        table(["account", "left", "right", "unaccounted"], balance),
+        table(head, course),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=10.0, help="after all have joined")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="S.KEY=VALUE")
+    parser.add_argument("--report", type=Path, help="also write a page with the tables there")
+    parser.add_argument("--out", type=Path, help="also write the JSON document there")
+    arguments = parser.parse_args()
+    before = os.getloadavg()[0]
+    sets = ["live.capacity=1.0", *arguments.sets]
+    found = run(arguments.sessions, arguments.minutes, sets)
+    told = figures(found)
+    parts = tables(found, told)
+    print("\n\n".join(parts))
+    document: dict[str, object] = {
+        "benchmark": "live_sessions",
+        **circumstances(),
+        "sessions": {"asked": arguments.sessions, "let_in": len(found.sessions)},
+        "refusals": found.refusals,
+        "minutes": arguments.minutes,
+        "settings": sets,
+        "load_before": round(before, 2),
+        **told,
+        "samples": found.samples,
+    }
+    if arguments.report is not None:
+        about = __doc__.split("    python -m")[0].strip()
+        write_page(arguments.report, "Many live sessions", [about, *parts], document)
+    finish(document, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

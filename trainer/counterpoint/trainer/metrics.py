@@ -54,7 +54,9 @@ def macro_f1(truth: Labels, predicted: Labels, classes: int) -> float:
 def weighted_f1(truth: Labels, predicted: Labels, classes: int) -> float:
     """Mean F1, each class as often as it occurs in ``truth``."""
     want, got = _tensors(truth, predicted)
-    return float(multiclass_f1_score(got, want, classes, average="weighted", validate_args=False))
+    found = multiclass_f1_score(got, want, classes, average="weighted", validate_args=False)
+    # Its weights sum to 1 in single precision.
+    return min(float(found), 1.0)
 
 
 def recalls(truth: Labels, predicted: Labels, classes: int) -> Floats:

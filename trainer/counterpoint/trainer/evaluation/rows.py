@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from counterpoint.engine.sources import OpenSources
-from counterpoint.streams.errors import SourceError
+from counterpoint.streams.errors import SourceError, UsageError
 from counterpoint.streams.merge import MergedSource
 from counterpoint.streams.replay import MediaFileSource
 from counterpoint.streams.types import (
@@ -47,7 +47,7 @@ def open_row(example: Example, *, hop_ns: int) -> OpenSources:
             span = _Span(source, example.start_ns, example.end_ns, hop_ns)
             parts.append(span)
             names.update(dict.fromkeys(source.modalities, source.name))
-    except SourceError as error:
+    except (SourceError, UsageError) as error:
         for opened in media:
             opened.close()
         raise DatasetError(f"row {example.row} ({example.id}): {error}") from error

@@ -173,16 +173,21 @@ def play(
     ssrc: int = 1,
     first: int = 0,
     step_s: int = 0,
+    lead_ms: int = 0,
     reports: bool = True,
 ) -> list[tuple[int, int]]:
-    """Ten packets a second and a report each second, 20 ms of path: (epoch, t less truth)."""
+    """Ten packets a second and a report each second, 20 ms of path: (epoch, t less truth).
+
+    Reports place media ``lead_ms`` later than they were.
+    """
     got = []
     for n in range(seconds.start * 10, seconds.stop * 10):
         true_ns = n * 100 * MS
         timestamp = (first + n * 9_000) % TURN
         if reports and n % 10 == 0:
             ntp = ns_to_ntp(SENDER_EPOCH_NS + true_ns + step_s * S)
-            rtp.report(ssrc, ntp, timestamp, true_ns + 20 * MS)
+            reported = (timestamp - 90 * lead_ms) % TURN
+            rtp.report(ssrc, ntp, reported, true_ns + 20 * MS)
         media_ns = rtp.packet(ssrc, timestamp, true_ns + 20 * MS)
         assert media_ns is not None
         t_ns = rtp.map(media_ns)
@@ -204,6 +209,43 @@ def test_an_ntp_step_breaks_nothing(step_s: int) -> None:
     got = play(rtp, range(60)) + play(rtp, range(60, 120), step_s=step_s)
     assert all(epoch == 0 and abs(off - 20 * MS) < 30_000 for epoch, off in got)
     assert rtp.clock.tier is Tier.REPORTS
+
+
+@pytest.mark.parametrize("lead_ms", [30, 600, 1_300])
+def test_reports_that_place_media_ahead_of_their_arrival_are_moved_back(lead_ms: int) -> None:
+    # As FFmpeg's WHIP muxer does by as long as it took to connect.
+    rtp = track()
+    got = play(rtp, range(150), first=TURN - 90_000, lead_ms=lead_ms)
+    assert all(epoch == 0 and abs(off - 20 * MS) < 30_000 for epoch, off in got)
+    assert rtp.clock.tier is Tier.REPORTS
+
+
+def test_a_lead_is_that_of_all_tracks() -> None:
+    offset = SenderOffset()
+    camera = RtpClock("camera", Modality.VIDEO, 90_000, offset)
+    other = RtpClock("screen", Modality.VIDEO, 90_000, offset)
+    for second in range(60):
+        seconds = range(second, second + 1)
+        ahead = play(camera, seconds, lead_ms=700)
+        # Its reports alone would do; those of the same sender's other track do not.
+        right = play(other, seconds, ssrc=2)
+        if second > 30:
+            assert {off for _, off in right} == {-680 * MS}
+            assert {off for _, off in ahead} == {20 * MS}
+    assert offset.lead_ns == 700 * MS
+
+
+def test_a_lead_is_forgotten_with_the_media_clock_that_it_was_of() -> None:
+    offset = SenderOffset()
+    rtp = RtpClock("camera", Modality.VIDEO, 90_000, offset)
+    play(rtp, range(30))
+    assert offset.lead_ns == 0
+    jumped = play(rtp, range(30, 31), first=3 * 90_000)  # it seems to be ahead by as much
+    assert offset.lead_ns == 3 * S
+    play(rtp, range(31, 60), first=3 * 90_000)
+    got = jumped + play(rtp, range(60, 90), first=3 * 90_000)
+    assert offset.lead_ns <= 20 * MS  # what one report may be off
+    assert all(abs(off - 20 * MS) < MS for _, off in got)
 
 
 @pytest.mark.parametrize("first", [0, TURN - 1, 1 << 31, 123_456_789])

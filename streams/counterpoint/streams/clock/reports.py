@@ -9,6 +9,7 @@ own error moves them together.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from statistics import median
 
 from counterpoint.streams.clock.envelope import Envelope
@@ -16,6 +17,9 @@ from counterpoint.streams.clock.line import Line
 from counterpoint.streams.clock.rtp import Unwrap, ntp_to_ns
 from counterpoint.streams.types import NS_PER_S
 
+BIN_NS = 10 * NS_PER_S
+BINS = 10
+MAX_LEAD_NS = 10 * NS_PER_S
 REPORTS = 20
 MIN_SPAN_NS = NS_PER_S
 MAX_SLOPE = 1e-3
@@ -31,17 +35,36 @@ class SenderOffset:
     The lower envelope of (arrival - report time), over a hundred seconds because reports are rare:
     old reports go, so a sender whose clock drifts is followed. What a track does (a regression
     begun anew, a change of SSRC) leaves it as it is.
+
+    Reports may place media ahead of their own arrival (FFmpeg's WHIP muxer: by as long as it took
+    to connect). No packet is older than its content, so the whole is then moved back, for all
+    tracks alike, until none is.
     """
 
     def __init__(self) -> None:
-        self._envelope = Envelope(bin_ns=10 * NS_PER_S, bins=10)
+        self._envelope = Envelope(bin_ns=BIN_NS, bins=BINS)
+        self._leads: deque[tuple[int, int]] = deque()  # (bin, greatest lead in it)
+        self._lead_ns = 0
+        self._line: Line | None = None
+        self._line_of: tuple[Line | None, int] = (None, 0)
         # By how much the sender's clock was set since, as the last track that saw it says.
         self.step_ns = 0
 
     @property
     def line(self) -> Line | None:
         """From the sender's time to the session's; None before the first report."""
-        return self._envelope.line
+        line = self._envelope.line
+        if self._line_of[0] is not line or self._line_of[1] != self._lead_ns:
+            self._line_of = (line, self._lead_ns)
+            self._line = line
+            if line is not None and self._lead_ns:
+                self._line = replace(line, y_ns=line.y_ns - self._lead_ns)
+        return self._line
+
+    @property
+    def lead_ns(self) -> int:
+        """By how much media lie ahead of their arrival by the reports alone."""
+        return self._lead_ns
 
     @property
     def error_ns(self) -> int:
@@ -50,6 +73,32 @@ class SenderOffset:
     def add(self, sender_ns: int, arrived_ns: int) -> None:
         """A report of any of the session's tracks that was accepted."""
         self._envelope.add(sender_ns, arrived_ns)
+
+    def packet(self, sender_ns: int, arrived_ns: int) -> None:
+        """A packet of any of the tracks.
+
+        Args:
+            sender_ns: the sender's time of its content, by its track's reports.
+            arrived_ns: when it arrived, in session time.
+        """
+        lead_ns = -self.delay_ns(sender_ns, arrived_ns)
+        if lead_ns > MAX_LEAD_NS:
+            return  # the media clock jumped, which the next reports will tell
+        number = arrived_ns // BIN_NS
+        leads = self._leads
+        if leads and leads[-1][0] >= number:
+            if lead_ns <= leads[-1][1]:
+                return
+            number, _ = leads.pop()
+        leads.append((number, lead_ns))
+        while leads[0][0] <= number - BINS:
+            leads.popleft()
+        self._lead_ns = max(0, max(lead for _, lead in leads))
+
+    def forget_packets(self) -> None:
+        """What packets were compared with has changed."""
+        self._leads.clear()
+        self._lead_ns = 0
 
     def delay_ns(self, sender_ns: int, arrived_ns: int) -> int:
         """How much later a report arrived than the estimate says, 0 before there is one."""
@@ -98,6 +147,7 @@ class SenderReports:
         self._points.clear()
         self._invalid.clear()
         self._line = None
+        self._offset.forget_packets()
 
     def add(self, ntp: int, media_ns: int, arrived_ns: int) -> bool:
         """One report. True if it was taken.

@@ -59,6 +59,8 @@ class RtpClock:
                 self.reconnect()
             self._ssrc = ssrc
         media_ns = ticks_to_ns(self._unwrap.add(timestamp), self._rate_hz)
+        if (sender_line := self._reports.sender_line) is not None:
+            self._offset.packet(sender_line.at(media_ns), arrived_ns)
         if self._envelope.add(media_ns, arrived_ns):
             self.clock.offer(Tier.ARRIVAL, self._envelope.line, self._envelope.error_ns)
             self._offer_reports(arrived_ns)
@@ -82,8 +84,15 @@ class RtpClock:
         taken = self._reports.add(ntp, media_ns, arrived_ns)
         if taken:
             self._reported_ns = arrived_ns
+            self._compare(media_ns)
         self._offer_reports(arrived_ns)
         return taken
+
+    def _compare(self, media_ns: int) -> None:
+        """What is mapped before the next packet comes must not lie ahead of it, either."""
+        sender_line, arrivals = self._reports.sender_line, self._envelope.line
+        if sender_line is not None and arrivals is not None:
+            self._offset.packet(sender_line.at(media_ns), arrivals.at(media_ns))
 
     def captured(self, line: Line | None, error_ns: int = 0) -> None:
         """A mapping by ``abs-capture-time``, where the sender gives it."""

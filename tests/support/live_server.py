@@ -39,7 +39,7 @@ async def live_server(config: Config, **settings: Any) -> AsyncIterator[LiveServ
     """
     async with Engine.open(config) as engine:
         # Loopback may be all that a test machine has.
-        peers = replace(peer_settings(config.live), loopback=True)
+        peers = replace(peer_settings(config.live, config.purpose), loopback=True)
         async with Rooms.open(engine, peers=peers) as rooms:
             resolved = resolve(replace(config.server, port=0), terms=terms(config, engine))
             resolved = replace(resolved, **settings)

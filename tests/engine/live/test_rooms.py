@@ -14,7 +14,13 @@ import pytest
 
 from counterpoint.engine import Engine
 from counterpoint.engine.chat_redis import chat_key
-from counterpoint.engine.config import Config, EngineSection, LiveSection, RedisSection
+from counterpoint.engine.config import (
+    Config,
+    EngineSection,
+    LiveSection,
+    PurposeSection,
+    RedisSection,
+)
 from counterpoint.engine.live.rooms import Rooms, peer_settings
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.redis_client import EVENTS_KEY, predictions_key
@@ -26,6 +32,7 @@ from tests.support.redis import RedisServer, redis_server, run_async
 from tests.support.webrtc import WAIT_S, Client, PatternTrack, ToneTrack
 
 LIVE = LiveSection(media_idle_ms=1_000, linger_ms=1_000)
+ANY_PURPOSE = PurposeSection()
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +68,28 @@ class House:
                 await asyncio.sleep(0.02)
 
 
-def config_for(bundle: Path, server: RedisServer, live: LiveSection = LIVE) -> Config:
+def config_for(
+    bundle: Path, server: RedisServer, live: LiveSection, purpose: PurposeSection
+) -> Config:
     return Config(
-        engine=EngineSection(bundle=str(bundle)), redis=RedisSection(url=server.url), live=live
+        engine=EngineSection(bundle=str(bundle)),
+        redis=RedisSection(url=server.url),
+        live=live,
+        purpose=purpose,
     )
 
 
 def with_rooms(
-    bundle: Path, use: Callable[[House], Awaitable[None]], live: LiveSection = LIVE
+    bundle: Path,
+    use: Callable[[House], Awaitable[None]],
+    live: LiveSection = LIVE,
+    purpose: PurposeSection = ANY_PURPOSE,
 ) -> None:
     @asynccontextmanager
     async def house(server: RedisServer) -> AsyncIterator[House]:
-        peers = replace(peer_settings(live), loopback=True)
+        peers = replace(peer_settings(live, purpose), loopback=True)
         async with (
-            Engine.open(config_for(bundle, server, live)) as engine,
+            Engine.open(config_for(bundle, server, live, purpose)) as engine,
             Rooms.open(engine, peers=peers) as rooms,
         ):
             opened = House(engine, rooms, server)
@@ -345,3 +360,24 @@ def test_lines_from_redis_are_heard(bundle: Path) -> None:
         assert heard
 
     with_rooms(bundle, use, replace(LIVE, chat_redis=True))
+
+
+def test_at_work_pictures_and_sound_are_not_even_sent_and_words_are_heard(bundle: Path) -> None:
+    async def use(house: House) -> None:
+        client, _ = await house.enter("s", "ann", video=PatternTrack(), audio=ToneTrack())
+        directions = [t.currentDirection for t in client.pc.getTransceivers()]
+        assert directions == ["inactive", "inactive"]
+        hello = (await until_said(client, "hello"))[0]
+        assert set(hello["heads"]) == {"sentiment"}
+        house.rooms.chat("s", "ann", "what a day")
+        async with asyncio.timeout(WAIT_S):
+            async for prediction in house.rooms.follow("s"):
+                if prediction.modalities[Modality.CHAT].state.value == "present":
+                    break
+        assert set(prediction.heads) == {"sentiment"}
+        for modality in (Modality.VIDEO, Modality.AUDIO):
+            assert prediction.modalities[modality].state.value == "missing"
+        (connection,) = house.rooms.describe("s")["participants"][0]["connections"]
+        assert (connection["video"], connection["audio"]) == (None, None)
+
+    with_rooms(bundle, use, purpose=PurposeSection(profile="workplace"))

@@ -38,7 +38,7 @@ def serve(args: argparse.Namespace) -> int:
 async def _serve(config: Config) -> int:
     # What is wrong with the configuration is told before any model is loaded.
     settings = resolve(config.server, terms={})
-    peers = peer_settings(config.live)
+    peers = peer_settings(config.live, config.purpose)
     async with Engine.open(config) as engine, Rooms.open(engine, peers=peers) as rooms:
         settings = resolve(config.server, terms=terms(config, engine))
         app = make_app(rooms, settings, engine.runtime)
@@ -73,7 +73,7 @@ def terms(config: Config, engine: Engine) -> dict[str, Any]:
                 "username": server.username,
                 "credential": server.credential,
             }
-            for server in peer_settings(config.live).ice_servers
+            for server in peer_settings(config.live, config.purpose).ice_servers
         ],
     }
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from counterpoint.engine.background import background, unwrapped
-from counterpoint.engine.config import NS_PER_MS, LiveSection
+from counterpoint.engine.config import NS_PER_MS, LiveSection, PurposeSection
 from counterpoint.engine.engine import Engine
 from counterpoint.engine.live.admission import Admission, expected_cores
 from counterpoint.engine.live.erase import erase_session
@@ -18,6 +18,7 @@ from counterpoint.engine.live.room import Room
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.server.port import Joined, RefusedError, SignalError, UnknownError
 from counterpoint.streams.errors import UsageError
+from counterpoint.streams.types import Modality
 from counterpoint.streams.webrtc.settings import IceServer, PeerSettings
 from counterpoint.streams.webrtc.signalling import OfferError, read_offer
 
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 ERASE_DRAIN_S: Final = 2.0
 
 
-def peer_settings(section: LiveSection) -> PeerSettings:
-    """How peers are treated, by the configuration.
+def peer_settings(section: LiveSection, purpose: PurposeSection) -> PeerSettings:
+    """How peers are treated, by the configuration: what the purpose forbids is not even sent.
 
     Raises:
         UsageError: an ICE server that cannot be read.
@@ -36,6 +37,7 @@ def peer_settings(section: LiveSection) -> PeerSettings:
         ice_servers=tuple(
             _ice_server(text.strip()) for text in section.ice_servers.split(",") if text.strip()
         ),
+        modalities=purpose.modalities - {Modality.CHAT},
         media_idle_ns=section.media_idle_ms * NS_PER_MS,
         connect_timeout_ns=section.connect_ms * NS_PER_MS,
     )
@@ -95,7 +97,7 @@ class Rooms:
         """
         runtime = engine.runtime
         each = await runtime.lane("load").submit(lambda: expected_cores(engine.models, runtime))
-        settings = peers or peer_settings(engine.config.live)
+        settings = peers or peer_settings(engine.config.live, engine.config.purpose)
         try:
             async with asyncio.TaskGroup() as group:
                 rooms = cls(engine, settings, group, participant_cores=each)

@@ -95,7 +95,8 @@ class Peer:
             raise OfferError(f"{self.name}: it was offered before; a new offer needs a new peer")
         self._answered_ns = self._runtime.now_ns()
         try:
-            ready = read_offer(offer)
+            unwanted = {"video", "audio"} - self.settings.modalities
+            ready = read_offer(offer, unwanted)
             async with asyncio.timeout(self.settings.connect_timeout_ns / NS_PER_S):
                 answer = await self._connection.accept(ready)
         except TimeoutError as exc:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from counterpoint.streams.errors import UsageError
-from counterpoint.streams.types import NS_PER_S, Tier
+from counterpoint.streams.types import NS_PER_S, Modality, Tier
 
 MS = 1_000_000
 _URL = re.compile(r"(stun:[^?:]+(:\d+)?)|(turns?:[^?:]+(:\d+)?(\?transport=(udp|tcp))?)")
@@ -43,6 +43,8 @@ class PeerSettings:
 
     Fields:
         ice_servers: exactly those that are asked, of each kind the first; none by default.
+        modalities: what is taken in; the client is told to send nothing else, and nothing else is
+            decoded.
         loopback: also offer 127.0.0.1. It is offered anyway where there is no other address.
         connect_timeout_ns: a peer that is not connected after this is given up.
         media_idle_ns: a peer none of whose tracks sent a packet for this long is gone, unless it
@@ -54,6 +56,7 @@ class PeerSettings:
     """
 
     ice_servers: tuple[IceServer, ...] = ()
+    modalities: frozenset[Modality] = frozenset({Modality.VIDEO, Modality.AUDIO})
     loopback: bool = False
     connect_timeout_ns: int = 10 * NS_PER_S
     media_idle_ns: int = 2 * NS_PER_S

@@ -7,6 +7,7 @@ RFC 8840, as WHIP sends them (RFC 9725).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,8 +72,12 @@ class Fragment:
     complete: bool = False
 
 
-def read_offer(text: str) -> Offer:
+def read_offer(text: str, unwanted: Collection[str] = ()) -> Offer:
     """An offer, as far as it can be judged without a media stack.
+
+    Args:
+        unwanted: ``audio``, ``video``: such sections are taken as inactive, so that the answer
+            tells the client to send nothing.
 
     Raises:
         OfferError: it is no session description, or asks for what there is not.
@@ -104,6 +109,9 @@ def read_offer(text: str) -> Offer:
     for section in sections:
         if section.kind != "application" and not set(section.lines).intersection(_DIRECTIONS):
             section.lines.append(default)
+        if section.kind in unwanted:
+            section.lines = [line for line in section.lines if line not in _DIRECTIONS]
+            section.lines.append("a=inactive")
     late = _take_late_candidates(sections)
     complete = "a=end-of-candidates" in text
     if late:

@@ -31,6 +31,30 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run_evaluate)
 
 
+def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options. Imports nothing that is slow."""
+    parser = commands.add_parser(
+        "calibrate", help="fit a bundle's temperatures on recordings that it was not trained on"
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument(
+        "dataset", type=Path, help="index; its rows of split validation, or all if it has no splits"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    parser.add_argument(
+        "--least-rows", type=int, default=30, help="a mask with fewer keeps its temperature"
+    )
+    parser.set_defaults(run=_run_calibrate)
+
+
+def _run_calibrate(options: argparse.Namespace) -> None:
+    from counterpoint.trainer.evaluation.temperatures import run_calibrate
+
+    if options.least_rows < 1:
+        raise UsageError(f"--least-rows: 1 or more, not {options.least_rows}")
+    run_calibrate(options)
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
     """Score, print the figures of each head, and write the report where one is asked for."""
     from counterpoint.engine.bundle import load_bundle
@@ -48,7 +72,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     examples = read_for(bundle, options.dataset, options.split or ())
     device = open_device("cpu")
     try:
-        scored = score_rows(Models.load(bundle, device), examples, tick=_progress(len(examples)))
+        scored = score_rows(Models.load(bundle, device), examples, tick=Progress(len(examples)))
     finally:
         device.close()
     results = head_results(bundle, scored, seed=options.seed, resamples=options.resamples)
@@ -75,17 +99,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"report: {options.out / 'report.html'}")
 
 
-def _progress(rows: int) -> Progress:
-    return Progress(rows, shows=sys.stderr.isatty())
-
-
 class Progress:
     """A line that counts rows, where somebody looks on."""
 
-    def __init__(self, rows: int, *, shows: bool) -> None:
+    def __init__(self, rows: int) -> None:
         self._rows = rows
         self._done = 0
-        self._shows = shows
+        self._shows = sys.stderr.isatty()
 
     def __call__(self, _: object) -> None:
         self._done += 1

@@ -81,15 +81,17 @@ class RtpClock:
         if ssrc != self._ssrc or timestamp == 0xFFFF_FFFF:
             return False
         media_ns = ticks_to_ns(self._unwrap.near(timestamp), self._rate_hz)
+        new = self._reports.line is None
         taken = self._reports.add(ntp, media_ns, arrived_ns)
         if taken:
             self._reported_ns = arrived_ns
+        if new:
             self._compare(media_ns)
         self._offer_reports(arrived_ns)
         return taken
 
     def _compare(self, media_ns: int) -> None:
-        """What is mapped before the next packet comes must not lie ahead of it, either."""
+        """A line that is new must not lie ahead of the packets before it, either."""
         sender_line, arrivals = self._reports.sender_line, self._envelope.line
         if sender_line is not None and arrivals is not None:
             self._offset.packet(sender_line.at(media_ns), arrivals.at(media_ns))

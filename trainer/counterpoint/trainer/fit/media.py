@@ -1,0 +1,167 @@
+"""Recordings as the engine would see them: faces on the grid of hops, sound at its rate.
+
+Decoded once an example and kept in one npz, so that training reads neither video nor compressed
+sound again. All preprocessing is the engine's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame as AvFrame
+
+from counterpoint.engine.kernels import cpu
+from counterpoint.engine.kernels.reference import Rectangle
+from counterpoint.engine.preprocess.faces import FaceTracker
+from counterpoint.engine.preprocess.spec import HOP_NS
+from counterpoint.streams.errors import UsageError
+from counterpoint.streams.pyav_frames import PlaneReader, Planes, to_ns
+from counterpoint.streams.types import BoolArray, Float32Array, UInt8Array, VideoFrame
+from counterpoint.trainer.data.files import read_sound
+from counterpoint.trainer.data.index import Example
+from counterpoint.trainer.fit.config import RunConfig
+from counterpoint.trainer.records import load_arrays, save_arrays
+
+RATE_HZ: Final = 16_000
+HOP_SAMPLES: Final = RATE_HZ * HOP_NS // 1_000_000_000
+_VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Media:
+    """What was decoded of one example.
+
+    Fields:
+        faces: (hops, S, S) uint8 full-range grey, one for each hop; (1, S, S) of a picture.
+        seen: (hops,) whether there is a face.
+        sound: (N,) float32 samples at 16 kHz.
+    """
+
+    faces: UInt8Array
+    seen: BoolArray
+    sound: Float32Array
+
+    @property
+    def hops(self) -> int:
+        """Length on the grid, the last hop being filled up."""
+        return max(len(self.faces), -(-len(self.sound) // HOP_SAMPLES))
+
+
+def read_media(example: Example, config: RunConfig, cache: Path) -> Media:
+    """Decode an example, or take it from ``cache``.
+
+    Raises:
+        UsageError: a file cannot be decoded, naming the row and the column.
+    """
+    size, use = config.video.image_size_px, (config.video.use, config.audio.use)
+    key = [_VERSION, str(size), config.video.face, str(use), str(example.start_ns)]
+    key += [str(example.end_ns), *(_identity(path) for path in (example.video, example.audio))]
+    stored = cache / f"{hashlib.sha256('|'.join(key).encode()).hexdigest()[:24]}.npz"
+    if stored.exists():
+        arrays = load_arrays(stored)
+        return Media(faces=arrays["faces"], seen=arrays["seen"], sound=_float(arrays["sound"]))
+    faces, seen = _no_faces(size)
+    sound = np.zeros(0, np.float32)
+    if example.video is not None and config.video.use:
+        try:
+            faces, seen = read_faces(example, size, whole=config.video.face == "whole")
+        except (av.FFmpegError, StopIteration) as error:
+            raise _unreadable(example, "video", example.video, error) from error
+    if example.audio is not None and config.audio.use:
+        try:
+            sound = _span(read_sound(example.audio, RATE_HZ), example)
+        except (av.FFmpegError, IndexError) as error:
+            raise _unreadable(example, "audio", example.audio, error) from error
+    whole = np.rint(np.clip(sound, -1, 1) * 32767).astype(np.int16)
+    save_arrays(stored, faces=faces, seen=seen, sound=whole)
+    # As the next reading will give it: the first epoch is no different from the second.
+    return Media(faces=faces, seen=seen, sound=_float(whole))
+
+
+def _float(whole: npt.NDArray[np.int16]) -> Float32Array:
+    return np.asarray(whole / np.float32(32767), np.float32)
+
+
+def _unreadable(example: Example, column: str, path: Path, error: Exception) -> UsageError:
+    what = str(error) or "nothing in it"
+    return UsageError(f"row {example.row}, column {column!r}: cannot decode {path}: {what}")
+
+
+def _identity(path: Path | None) -> str:
+    if path is None:
+        return ""
+    about = path.stat()
+    return f"{path.resolve()}:{about.st_size}:{about.st_mtime_ns}"
+
+
+def _no_faces(size: int) -> tuple[UInt8Array, BoolArray]:
+    return np.zeros((0, size, size), np.uint8), np.zeros(0, np.bool_)
+
+
+def read_faces(example: Example, size: int, *, whole: bool) -> tuple[UInt8Array, BoolArray]:
+    """The face at each sampling instant of an example's video; of a picture, the one.
+
+    Args:
+        whole: the picture itself is the face.
+    """
+    if example.video is None:
+        return _no_faces(size)
+    tracker = None if whole else FaceTracker()
+    faces: list[UInt8Array] = []
+    seen: list[bool] = []
+    for frame in _sampled(example.video, example):
+        where = _middle(frame) if tracker is None else tracker.update(frame)
+        face = np.zeros((size, size), np.uint8)
+        if where is not None:
+            face = cpu.crop_resize(frame.y, where, size)
+            face = face if frame.full_range else cpu.to_full_range(face)
+        faces.append(face)
+        seen.append(where is not None)
+    if not faces:
+        raise StopIteration
+    return np.stack(faces), np.array(seen)
+
+
+def _sampled(path: Path, example: Example) -> Iterator[VideoFrame]:
+    """The newest frame at the end of each hop of the span, as the aligner samples."""
+    with av.open(str(path)) as container:
+        reader = PlaneReader()
+        due = example.start_ns + HOP_NS
+        last: AvFrame | None = None
+        for frame in container.decode(video=0):
+            at = to_ns(frame.pts, frame.time_base) or 0
+            if example.end_ns is not None and at >= example.end_ns:
+                break
+            while last is not None and at >= due:
+                due += HOP_NS
+                yield _frame(reader.read(last))
+            if at >= example.start_ns:
+                last = frame
+        if last is not None:
+            yield _frame(reader.read(last))
+
+
+def _frame(planes: Planes) -> VideoFrame:
+    return VideoFrame(source="file", t_ns=0, y=planes.y, sequence=0, full_range=planes.full_range)
+
+
+def _middle(frame: VideoFrame) -> Rectangle:
+    height, width = frame.y.shape
+    side = min(height, width)
+    return Rectangle(x=(width - side) // 2, y=(height - side) // 2, width=side, height=side)
+
+
+def _span(sound: Float32Array, example: Example) -> Float32Array:
+    start = example.start_ns * RATE_HZ // 1_000_000_000
+    end = None if example.end_ns is None else example.end_ns * RATE_HZ // 1_000_000_000
+    part = sound[start:end]
+    if not len(part):
+        raise IndexError("nothing in its span")
+    return part

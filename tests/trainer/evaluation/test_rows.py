@@ -141,6 +141,17 @@ def test_a_single_picture_lasts_a_hop() -> None:
     assert items[-1].t_ns == HOP_NS
 
 
+def test_a_picture_is_shown_for_as_long_as_the_sound_lasts() -> None:
+    picture = GRID_CLIP.with_name("grid_face.png")
+    row = example(video=picture, audio=GRID_CLIP, end_ns=S + 100_000_000)
+    items = drain(open_row(row, hop_ns=HOP_NS).recording)
+    frames = [item for item in items if isinstance(item, VideoFrame)]
+    assert [frame.t_ns for frame in frames] == [0, HOP_NS, 2 * HOP_NS, 3 * HOP_NS, S]
+    assert [frame.sequence for frame in frames] == [0, 1, 2, 3, 4]
+    assert len({frame.y.tobytes() for frame in frames}) == 1
+    assert {item.t_ns for item in items if isinstance(item, SourceEnded)} == {S + 100_000_000}
+
+
 def test_what_cannot_be_opened_names_its_row(tmp_path: Path) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"not sound")

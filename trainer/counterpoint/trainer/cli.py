@@ -1,4 +1,4 @@
-"""Command line of the trainer: ``counterpoint-trainer fit|evaluate|calibrate|validate``.
+"""Command line of the trainer: ``counterpoint-trainer fit|evaluate|calibrate|index|validate``.
 
 Exit codes are those of the errors' tree: 0 done, 1 failed, 2 wrong usage, 3 not available here.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError, UsageError
-from counterpoint.trainer.evaluation.command import add_calibrate, add_evaluate
+from counterpoint.trainer.evaluation.command import add_calibrate, add_evaluate, add_index
 
 _STAGES = ("vision", "audio", "text", "fusion", "export", "all")
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.set_defaults(run=_fit)
     add_evaluate(commands)
+    add_index(commands)
     add_calibrate(commands)
     validate = commands.add_parser(
         "validate", help="the figures of the bundle affect on the sets that it was made from"

@@ -28,7 +28,27 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--out", type=Path, help="folder for the report; without, figures only")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--resamples", type=int, default=1_000, help="of the bootstrap")
+    parser.add_argument(
+        "--rows", type=int, default=200, help="how many rows the report lists one by one"
+    )
     parser.set_defaults(run=run_evaluate)
+
+
+def add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options. Imports nothing that is slow."""
+    parser = commands.add_parser(
+        "index", help="write the index of a set that the bundle affect is evaluated on"
+    )
+    parser.add_argument("set", choices=("ravdess", "meld", "grid", "matched"))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for index.csv")
+    parser.set_defaults(run=_run_index)
+
+
+def _run_index(options: argparse.Namespace) -> None:
+    from counterpoint.trainer.affect.sets import run_index
+
+    run_index(options)
 
 
 def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -95,7 +115,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         for name in NAMES:
             print(f"  {TITLES[name]:14} {shown(result.figures[name])}")
     if options.out is not None:
-        write_report(options.out, bundle, about, results)
+        write_report(options.out, bundle, about, results, listed=options.rows)
         print(f"report: {options.out / 'report.html'}")
 
 

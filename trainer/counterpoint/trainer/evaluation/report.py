@@ -23,7 +23,6 @@ from counterpoint.trainer.evaluation.pictures import bars_svg, confusion_svg, re
 from counterpoint.trainer.evaluation.results import MODALITIES, HeadResult
 from counterpoint.trainer.records import write_json
 
-MOST_LINES: Final = 200
 FEW_SPEAKERS: Final = 10
 TITLES: Final = {
     "accuracy": "accuracy",
@@ -58,11 +57,13 @@ class About:
     command: str
 
 
-def write_report(out: Path, bundle: Bundle, about: About, results: Sequence[HeadResult]) -> None:
-    """Write all files of a report into the folder ``out``."""
+def write_report(
+    out: Path, bundle: Bundle, about: About, results: Sequence[HeadResult], *, listed: int
+) -> None:
+    """Write all files of a report into the folder ``out``, with the first ``listed`` rows."""
     out.mkdir(parents=True, exist_ok=True)
     title = f"Bundle {bundle.manifest.id} on {about.dataset}"
-    blocks = _blocks(bundle, about, results)
+    blocks = _blocks(bundle, about, results, listed)
     write_json(out / "metrics.json", _document(bundle, about, results))
     _write_predictions(out / "predictions.csv", results)
     for block in blocks:
@@ -85,7 +86,9 @@ def shown(figure: Figure, digits: int = 3) -> str:
     return f"{value} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
-def _blocks(bundle: Bundle, about: About, results: Sequence[HeadResult]) -> list[Block]:
+def _blocks(
+    bundle: Bundle, about: About, results: Sequence[HeadResult], listed: int
+) -> list[Block]:
     blocks: list[Block] = [
         Paragraph(
             text=f"Bundle {bundle.manifest.id}, digest {bundle.digest[:12]}. {about.rows} rows of "
@@ -102,11 +105,11 @@ def _blocks(bundle: Bundle, about: About, results: Sequence[HeadResult]) -> list
     if about.broke_off:
         blocks.append(Paragraph(text=f"Media that broke off: {'; '.join(about.broke_off)}"))
     for result in results:
-        blocks += _head_blocks(result)
+        blocks += _head_blocks(result, listed)
     return blocks
 
 
-def _head_blocks(result: HeadResult) -> list[Block]:
+def _head_blocks(result: HeadResult, listed: int) -> list[Block]:
     head = result.head
     blocks: list[Block] = [
         Heading(text=f"Head {head}"),
@@ -170,7 +173,7 @@ def _head_blocks(result: HeadResult) -> list[Block]:
         ),
         _contribution_table(result),
         Heading(text="Predicted beside actual", level=3),
-        *_lines(result),
+        *_lines(result, listed),
     ]
     return blocks
 
@@ -204,7 +207,7 @@ def _contribution_table(result: HeadResult) -> Table:
     )
 
 
-def _lines(result: HeadResult) -> list[Block]:
+def _lines(result: HeadResult, listed: int) -> list[Block]:
     table = Table(
         columns=["id", "speaker", "has", "actual", "predicted", "confidence", ""],
         rows=[
@@ -217,12 +220,12 @@ def _lines(result: HeadResult) -> list[Block]:
                 f"{line.confidence:.2f}",
                 "" if line.actual == line.predicted else "wrong",
             ]
-            for line in result.lines[:MOST_LINES]
+            for line in result.lines[:listed]
         ],
     )
-    if len(result.lines) <= MOST_LINES:
+    if len(result.lines) <= listed:
         return [table]
-    more = f"The first {MOST_LINES} of {len(result.lines)}; all are in predictions.csv."
+    more = f"The first {listed} of {len(result.lines)}; all are in predictions.csv."
     return [Paragraph(text=more), table]
 
 

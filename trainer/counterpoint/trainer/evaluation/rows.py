@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from counterpoint.engine.sources import OpenSources
@@ -25,6 +26,7 @@ from counterpoint.streams.types import (
 )
 from counterpoint.trainer.data.index import DatasetError, Example
 
+PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 MAX_TEXT_CHARACTERS: Final = 2_000
 """As the sources of chat cut a line."""
 
@@ -33,25 +35,28 @@ def open_row(example: Example, *, hop_ns: int) -> OpenSources:
     """The row's media and text as one session.
 
     Text is chat that stood there from the first instant on, one line of text a line of chat. Media
-    are cut to ``start_ns``..``end_ns``. What is shorter than a hop (a picture, a text alone) lasts
-    one hop, so that there is a window.
+    are cut to ``start_ns``..``end_ns``. A picture is shown for as long as the rest lasts. What is
+    shorter than a hop (a picture or a text alone) lasts one hop, so that there is a window.
 
     Raises:
         DatasetError: naming the row: a file that cannot be opened, or lacks what is asked of it.
     """
     media: list[MediaFileSource] = []
-    parts: list[_Span | _Lines] = []
+    parts: list[_Span | _Still | _Lines] = []
     names: dict[Modality, str] = {}
     try:
-        for source in _open_media(example, media):
-            span = _Span(source, example.start_ns, example.end_ns, hop_ns)
-            parts.append(span)
+        _open_media(example, media)
+        length_ns = _length_ns(example, media)
+        for source in media:
+            if is_picture(source.path):
+                parts.append(_Still(source, hop_ns, max(hop_ns, length_ns or 0)))
+            else:
+                parts.append(_Span(source, example.start_ns, example.end_ns, hop_ns))
             names.update(dict.fromkeys(source.modalities, source.name))
     except (SourceError, UsageError) as error:
         for opened in media:
             opened.close()
         raise DatasetError(f"row {example.row} ({example.id}): {error}") from error
-    length_ns = _length_ns(example, media)
     if example.text is not None:
         parts.append(_Lines(example.text, example.speaker or "", max(hop_ns, length_ns or 0)))
         names[Modality.CHAT] = parts[-1].name
@@ -60,22 +65,30 @@ def open_row(example: Example, *, hop_ns: int) -> OpenSources:
     )
 
 
-def _open_media(example: Example, opened: list[MediaFileSource]) -> list[MediaFileSource]:
+def is_picture(path: Path) -> bool:
+    """Whether the file is a single picture, by its name."""
+    return path.suffix.lower() in PICTURES
+
+
+def _open_media(example: Example, opened: list[MediaFileSource]) -> None:
     """Append to ``opened`` as they are opened, so that a failure leaves none of them behind."""
     if example.video is not None and example.video == example.audio:
         both = frozenset({Modality.VIDEO, Modality.AUDIO})
         opened.append(MediaFileSource(example.video, require=both))
-        return opened
+        return
     if example.video is not None:
         opened.append(MediaFileSource(example.video, audio=False))
     if example.audio is not None:
         opened.append(MediaFileSource(example.audio, video=False))
-    return opened
 
 
 def _length_ns(example: Example, media: list[MediaFileSource]) -> int | None:
     """How long the span is, as the files declare it; None where they do not."""
-    declared = [source.duration_ns for source in media if source.duration_ns is not None]
+    declared = [
+        source.duration_ns
+        for source in media
+        if source.duration_ns is not None and not is_picture(source.path)
+    ]
     end_ns = max(declared, default=None)
     if example.end_ns is not None:
         end_ns = example.end_ns if end_ns is None else min(end_ns, example.end_ns)
@@ -168,6 +181,51 @@ class _Span:
         return SourceEnded(source=source, modality=modality, t_ns=at_ns, error=error)
 
 
+class _Still:
+    """One picture, at every hop until ``end_ns``. Implements `Source`."""
+
+    modalities = frozenset({Modality.VIDEO})
+
+    def __init__(self, source: MediaFileSource, hop_ns: int, end_ns: int) -> None:
+        self.name = source.name
+        self._source = source
+        self._hop_ns = hop_ns
+        self._end_ns = end_ns
+        self._frame: VideoFrame | None = None
+        self._next_ns: int | None = 0
+
+    @property
+    def drops(self) -> DropCounter:
+        return self._source.drops
+
+    def step(self, now_ns: int) -> Step:
+        """See `Source.step`."""
+        if self._frame is None:
+            items = [item for _, item in self._source.step(0).items]
+            self._frame = next((item for item in items if isinstance(item, VideoFrame)), None)
+        given: list[tuple[int, Item]] = []
+        while self._next_ns is not None and self._next_ns <= now_ns:
+            given.append((self._next_ns, self._at(self._next_ns)))
+            self._next_ns = self._following(self._next_ns)
+        return Step(items=tuple(given), next_wake_ns=self._next_ns)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._next_ns = None
+        self._source.close()
+
+    def _at(self, t_ns: int) -> Item:
+        if self._frame is None or t_ns >= self._end_ns:
+            error = None if self._frame is not None else "the picture cannot be decoded"
+            return SourceEnded(source=self.name, modality=Modality.VIDEO, t_ns=t_ns, error=error)
+        return replace(self._frame, t_ns=t_ns, sequence=t_ns // self._hop_ns)
+
+    def _following(self, t_ns: int) -> int | None:
+        if self._frame is None or t_ns >= self._end_ns:
+            return None
+        return min(t_ns + self._hop_ns, self._end_ns)
+
+
 class _Lines:
     """Lines of text that are there at once, then silence until ``end_ns``. Implements `Source`."""
 
@@ -206,6 +264,6 @@ class _Lines:
         self._items = []
 
 
-def _is_source(source: _Span | _Lines) -> Source:
+def _is_source(source: _Span | _Still | _Lines) -> Source:
     """Held to the protocol by the type checker."""
     return source

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 from counterpoint.engine.engine import Engine
+from counterpoint.engine.live import messages
 from counterpoint.engine.prediction import Prediction
+from counterpoint.engine.server.port import RefusedError
 from counterpoint.engine.session import Session, Summary
 from counterpoint.engine.sources import OpenSources
 from counterpoint.streams.chat_inbox import ChatInbox
 from counterpoint.streams.lineup import Lineup, Seat
+from counterpoint.streams.rate import TokenBucket
 from counterpoint.streams.types import Modality
 from counterpoint.streams.webrtc.peer import Peer
 
 SLOTS = {Modality.VIDEO: "camera", Modality.AUDIO: "microphone", Modality.CHAT: "chat"}
 
 
+MAX_CONNECTIONS: Final = 8
+"""Of one participant at once, those included that are still to connect."""
+MESSAGES_PER_S: Final = 50
+"""Of one connection, read; what comes beyond costs no more than its arrival."""
+MESSAGE_BURST: Final = 200
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Connection:
-    """A peer that feeds a participant. ``key`` names it in its session and is hard to guess."""
+    """A peer that feeds a participant.
+
+    Fields:
+        key: names it in its session and is hard to guess.
+        unread: messages that came too fast to be read.
+    """
 
     key: str
     peer: Peer
     seat: Seat
+    unread: int = 0
+    _messages: TokenBucket = field(
+        default_factory=lambda: TokenBucket(per_s=MESSAGES_PER_S, burst=MESSAGE_BURST)
+    )
+    _complaints: TokenBucket = field(default_factory=lambda: TokenBucket(per_s=1, burst=1))
+
+    def takes_message(self, now_ns: int) -> bool:
+        """Whether one more may be read now. Where not, the peer is told, once a second at most."""
+        if self._messages.take(now_ns):
+            return True
+        self.unread += 1
+        if self._complaints.take(now_ns):
+            self.peer.send(messages.error(f"too many messages: {MESSAGES_PER_S} a second are read"))
+        return False
 
 
 class Participant:
@@ -63,6 +92,17 @@ class Participant:
             engine.models.bundle.manifest.hop_ns
         )
 
+    def check_room(self) -> None:
+        """
+        Raises:
+            RefusedError: it has all the connections that it may have.
+        """
+        if self.joining + len(self.connections) >= MAX_CONNECTIONS:
+            raise RefusedError(
+                f"{self.key} has {MAX_CONNECTIONS} connections; one of them has to end first",
+                reason="connections",
+            )
+
     @property
     def sources(self) -> OpenSources:
         """What its session runs on."""
@@ -99,7 +139,11 @@ class Participant:
                 for seat in self.lineup.seats
             ],
             "connections": [
-                {"state": connection.peer.state, **_media(connection.peer)}
+                {
+                    "state": connection.peer.state,
+                    "unread_messages": connection.unread,
+                    **_peer(connection.peer),
+                }
                 for connection in self.connections.values()
             ],
         }
@@ -118,9 +162,15 @@ def _items(summary: Summary) -> dict[str, dict[str, int]]:
     return told
 
 
-def _media(peer: Peer) -> dict[str, Any]:
+def _peer(peer: Peer) -> dict[str, Any]:
     stats = peer.stats()
-    return {
+    channel = {
+        "messages": stats.messages,
+        "refused": dict(stats.refused),
+        "sent": stats.sent,
+        "unsent": stats.unsent,
+    }
+    return {"channel": channel} | {
         kind: None
         if track is None
         else {

@@ -137,6 +137,7 @@ class Room:
         await self._wanted.wait()
         # Before the offer is read: the name is taken for as long as that takes.
         participant = self._participants.get(name) or self._new_participant(name)
+        participant.check_room()
         participant.joining += 1
         try:
             return await self._connect(participant, offer)
@@ -344,7 +345,7 @@ class Room:
 
     def _hear(self, participant: Participant, key: str, text: str) -> None:
         connection = participant.connections.get(key)
-        if connection is None:
+        if connection is None or not connection.takes_message(self._runtime.now_ns()):
             return
         try:
             said = messages.read(text)

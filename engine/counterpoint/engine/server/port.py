@@ -15,7 +15,7 @@ class RefusedError(FailedError):
 
     Args:
         reason: a word for counters and for the answer: ``capacity``, ``sessions``,
-            ``participants``, ``closing``.
+            ``participants``, ``connections``, ``closing``.
         retry_after_s: when it may be worth another try.
     """
 

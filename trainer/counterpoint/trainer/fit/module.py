@@ -54,9 +54,10 @@ class FitModule(pl.LightningModule):
         # In the tasks' order; names such as "type" cannot be keys of modules.
         self.metrics = nn.ModuleList(metrics_of(task) for task in tasks)
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout depends on seed, epoch and process only, so an interrupted run goes on alike.
-        seed = (self.config.fit.seed + 1) * 1_000_003 + self.current_epoch
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        # Dropout depends on seed, step and process only, whatever else has drawn from torch's
+        # generator meanwhile: so an interrupted run goes on alike.
+        seed = (self.config.fit.seed + 1) * 1_000_003 + self.global_step
         torch.manual_seed(seed * 1_009 + self.global_rank)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -182,16 +183,25 @@ class FitModule(pl.LightningModule):
         }
 
 
-def metrics_of(task: Task) -> MetricCollection:
-    """Accuracy, macro recall and macro F1 of classes; error and concordance of a number."""
+def metrics_of(task: Task, *, together: bool = True) -> MetricCollection:
+    """Accuracy, macro recall and macro F1 of classes; error and concordance of a number.
+
+    Args:
+        together: over all processes of the fit.
+    """
     if task.kind == "number":
-        return MetricCollection({"mae": MeanAbsoluteError(), "ccc": ConcordanceCorrCoef()})
+        return MetricCollection(
+            {
+                "mae": MeanAbsoluteError(sync_on_compute=together),
+                "ccc": ConcordanceCorrCoef(sync_on_compute=together),
+            }
+        )
     classes = len(task.labels)
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "macro_recall": MulticlassRecall(classes, average="macro"),
-            "macro_f1": MulticlassF1Score(classes, average="macro"),
+            "accuracy": MulticlassAccuracy(classes, average="micro", sync_on_compute=together),
+            "macro_recall": MulticlassRecall(classes, average="macro", sync_on_compute=together),
+            "macro_f1": MulticlassF1Score(classes, average="macro", sync_on_compute=together),
         }
     )
 

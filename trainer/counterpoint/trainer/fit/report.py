@@ -65,7 +65,7 @@ def _score(
         known = ~torch.isnan(truth[:, index])
         if known.any():
             said, label = torch.cat(found[task.name])[known], truth[known, index]
-            metric = metrics_of(task)
+            metric = metrics_of(task, together=False)
             if task.labels:
                 metric.update(said, label.long())
             else:

@@ -320,7 +320,7 @@ def _train(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=group.local_world,
         num_nodes=group.world // group.local_world,
-        strategy="ddp_find_unused_parameters_true" if group.world > 1 else "auto",
+        strategy=_strategy(config) if group.world > 1 else "auto",
         precision=_PRECISION[config.fit.precision],
         max_epochs=config.fit.epochs,
         limit_train_batches=config.fit.steps or 1.0,
@@ -339,6 +339,13 @@ def _train(
     trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if resume else None)
 
 
+def _strategy(config: RunConfig) -> str:
+    # Only what others wrote may have parameters that no output hangs on, such as BERT's pooler.
+    names = (config.video.encoder, config.audio.encoder, config.text.encoder, config.fusion.kind)
+    foreign = config.text.encoder == "bert" or any("." in name for name in names)
+    return "ddp_find_unused_parameters_true" if foreign else "ddp"
+
+
 def _quiet() -> None:
     """Advice of Lightning's that is known here and would only stand between the lines."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -349,7 +356,8 @@ def _quiet() -> None:
         ".*The `compute` method of metric.*",
         ".*The number of training batches.*",
         ".*is not a registered.*",
-        ".*find_unused_parameters=True was specified.*",
+        ".*It is recommended to use `self.log.*sync_dist.*",  # torchmetrics did already
+        ".*The variance of predictions or target is close to zero.*",  # the figure says so: -1
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
     ):

@@ -170,7 +170,13 @@ def _peer(peer: Peer) -> dict[str, Any]:
         "sent": stats.sent,
         "unsent": stats.unsent,
     }
-    return {"channel": channel} | {
+    connection = {
+        "channel": channel,
+        "reports": stats.reports,
+        "reports_taken": stats.reports_taken,
+        "trouble": dict(stats.trouble),
+    }
+    return connection | {
         kind: None
         if track is None
         else {

@@ -294,6 +294,26 @@ def test_cancelled_it_closes_the_connection_and_gives_its_lanes_back(
     asyncio.run(main())
 
 
+def test_cancelled_while_both_sides_close_it_closes_all_the_same(
+    runtime: SystemRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        peer = Peer("cam", runtime, SETTINGS)
+        client = Client(PatternTrack(), ToneTrack())
+        feed = CollectingFeed(runtime)
+        async with running(peer, client, feed) as task:
+            await feed.until(frames=2)
+            await client.close()
+            await until(lambda: peer.state != "connected")
+            task.cancel()
+            await asyncio.wait({task})
+            await until(lambda: peer._connection.state == "closed")
+
+    asyncio.run(main())
+    gc.collect()  # a task whose exception nobody looked at says so here
+    assert "never retrieved" not in caplog.text
+
+
 def test_a_change_of_resolution_changes_the_frames_from_there_on(runtime: SystemRuntime) -> None:
     async def main() -> None:
         peer = Peer("cam", runtime, SETTINGS)

@@ -149,6 +149,25 @@ def test_a_burst_at_the_opening_is_dated_by_the_newest_of_it() -> None:
         assert at_ns == max(opening_ns + OPENING_NS, arrivals[number][0])
 
 
+def test_an_opening_that_comes_faster_than_it_was_made_is_waited_for() -> None:
+    bench = Bench(VideoTrack)
+    pictures = encoded_pictures("VP8", 60)
+    packets = [vp8_packet(data, number) for number, data in enumerate(pictures)]
+    # The first second of media within 0.3 s, the rest as it is made.
+    arrivals = [
+        (n * 10 * MS if n < 30 else 290 * MS + (n - 29) * FRAME_NS, packet)
+        for n, packet in enumerate(packets)
+    ]
+    bench.play([(NS_PER_S + at_ns, packet) for at_ns, packet in arrivals], 4 * NS_PER_S)
+    frames = bench.feed.frames
+    assert [frame.sequence for _, frame in frames] == list(range(60))
+    assert bench.feed.epochs == {0}
+    for number, (at_ns, frame) in enumerate(frames):
+        true_ns = NS_PER_S + 290 * MS + (number - 29) * FRAME_NS
+        assert abs(frame.t_ns - true_ns) < 5 * MS
+        assert at_ns >= NS_PER_S + 290 * MS + OPENING_NS - 50 * MS
+
+
 def test_nothing_is_late_once_it_runs() -> None:
     bench = Bench(VideoTrack)
     packets = [vp8_packet(d, n) for n, d in enumerate(encoded_pictures("VP8", 30))]

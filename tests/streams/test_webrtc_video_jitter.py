@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from counterpoint.streams.webrtc.video_jitter import (
@@ -153,6 +153,7 @@ def test_whatever_is_lost_frames_are_whole_in_order_and_build_on_what_was_given(
         assert jitter.waiting <= max(journey.sizes)
 
 
+@example([(500, 0, True), (0, 0, True)])  # padding that says it begins a key frame
 @given(st.lists(st.tuples(st.integers(0, 65_535), st.integers(0, 3), st.booleans()), max_size=300))
 def test_any_packets_stay_within_the_bounds(noise: list[tuple[int, int, bool]]) -> None:
     jitter = VideoJitter(wait_ns=WAIT_NS, max_packets=16, max_bytes=400)

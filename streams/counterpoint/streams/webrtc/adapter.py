@@ -8,6 +8,7 @@ named first, and the contract tests say what is expected of each.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -338,7 +339,8 @@ class Connection:
 
     async def close(self) -> None:
         """End it. Nothing blocks: there are no decoders of aiortc's to wait for."""
-        await self._pc.close()
+        # Cancelled half-way it would never be closed: aiortc's own closing waits for the first.
+        await asyncio.shield(self._pc.close())
 
     # -- between the descriptions --------------------------------------------------------------
 

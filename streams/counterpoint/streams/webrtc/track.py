@@ -28,9 +28,12 @@ MAX_INBOX = 4_096
 MAX_ENCODED = 64
 # A decoder further behind than this will not catch up by itself.
 MAX_BEHIND_NS = 500 * MS
-# WHIP clients open with up to 0.8 s of media at once, and the newest of it arrived with the least
-# delay. So nothing is given a time before this long after the first packet.
+# WHIP clients open with up to a second of media at once, and the newest of it arrived with the
+# least delay. So nothing is given a time before packets have stopped to arrive faster than they
+# were made (by more than this), for so long; and after a second come what may.
+CATCHING_UP_NS = 10 * MS
 OPENING_NS = 100 * MS
+MAX_OPENING_NS = 1_000 * MS
 MAX_HELD = 128
 DELAYS = 1_000
 
@@ -101,7 +104,9 @@ class Track(ABC):
         self._clock: RtpClock | None = None
         self._ssrc = -1
         self._codec = ""
-        self._opened_ns: int | None = None
+        self._opening_ends_ns = 0
+        self._opening_ends_at_most_ns = 0
+        self._least_offset_ns = 0
         self._rate_hz = 0
         self._early_report: tuple[SenderReport, int] | None = None  # of a stream yet to come
         self._held: deque[tuple[int, int, Maker]] = deque()
@@ -178,7 +183,8 @@ class Track(ABC):
     def _take_packet(self, packet: RtpPacket, now_ns: int, arrived_ns: int) -> None:
         rate_hz = rtp_rate_hz(packet.codec)
         if self._clock is None:
-            self._opened_ns, self._rate_hz = now_ns, rate_hz
+            self._rate_hz = rate_hz
+            self._opening_ends_at_most_ns = now_ns + MAX_OPENING_NS
             self._clock = RtpClock(self._name, self.modality, rate_hz, self._offset)
         if rate_hz != self._rate_hz:
             self._drop(OTHER_RATE)
@@ -187,6 +193,7 @@ class Track(ABC):
         if media_ns is None:
             self._drop(TOO_OLD)
             return
+        self._watch_opening(media_ns, now_ns)
         if packet.ssrc != self._ssrc:
             if self._ssrc >= 0:
                 self._change_stream()
@@ -200,6 +207,15 @@ class Track(ABC):
             self._early_report = None
         self._codec = packet.codec
         self._add(packet, media_ns, now_ns)
+
+    def _watch_opening(self, media_ns: int, now_ns: int) -> None:
+        """Let the opening go on while packets come faster than they were made."""
+        if self._opening_ends_ns and now_ns >= self._opening_ends_ns:
+            return
+        offset_ns = now_ns - media_ns
+        if not self._opening_ends_ns or offset_ns < self._least_offset_ns - CATCHING_UP_NS:
+            self._least_offset_ns = offset_ns
+            self._opening_ends_ns = min(now_ns + OPENING_NS, self._opening_ends_at_most_ns)
 
     def _give(self, media_ns: int, arrived_ns: int, make: Maker) -> None:
         """Hand over what was decoded, now or when the opening is over.
@@ -217,7 +233,7 @@ class Track(ABC):
 
     def _release(self, feed: Feed) -> None:
         now_ns = self._runtime.now_ns()
-        if self._clock is None or self._opened_ns is None or now_ns < self._opened_ns + OPENING_NS:
+        if self._clock is None or now_ns < self._opening_ends_ns:
             return
         while self._held:
             media_ns, arrived_ns, make = self._held.popleft()
@@ -234,8 +250,8 @@ class Track(ABC):
 
     def _next_wake_ns(self) -> int | None:
         wakes = [self._jitter_wake_ns()]
-        if self._held and self._opened_ns is not None:
-            wakes.append(self._opened_ns + OPENING_NS)
+        if self._held:
+            wakes.append(self._opening_ends_ns)
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def _drop(self, reason: str, count: int = 1) -> None:

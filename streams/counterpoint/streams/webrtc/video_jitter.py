@@ -254,12 +254,15 @@ class VideoJitter:
         head = min(self._key_starts, default=None)
         if head != self._head:
             self._move_head(head)
-        if head is None:
-            # They are kept this long since a key frame's first packet may come after its second.
-            due_ns = now_ns - self._wait_ns
-            expired = [n for n, p in self._packets.items() if p.arrived_ns <= due_ns]
-            if expired:
-                self._give_up_below(max(expired) + 1)
+        # Others are kept this long since a key frame's first packet may come after its second.
+        due_ns = now_ns - self._wait_ns
+        expired = [
+            n
+            for n, p in self._packets.items()
+            if p.arrived_ns <= due_ns and (head is None or n < head)
+        ]
+        if expired:
+            self._give_up_below(max(expired) + 1)
 
     def _give_up_head(self, now_ns: int) -> None:
         """The head's frame will not be whole: all before the next key frame goes."""
@@ -295,7 +298,7 @@ class VideoJitter:
         self._newest = max(self._newest, number)
         self._packets[number] = packet
         self._bytes += len(packet.data)
-        if packet.key:
+        if packet.key and packet.data:
             self._key_starts.add(number)
 
     def _remove(self, number: int) -> VideoPacket:

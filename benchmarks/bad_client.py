@@ -46,15 +46,12 @@ class BadClient:
         self._url = url
         self._secret = secret
         self._http = http
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._channel = self._pc.createDataChannel("counterpoint")
-        self._opened = asyncio.Event()
-        self._channel.on("open", self._opened.set)
-        self._channel.on("message", self._take)
+        self._begin()
         self.offer = ""
         self.ways: Mapping[str, Callable[[float], Any]] = {
             "nothing": asyncio.sleep,
             "malformed SDP": self._malformed,
+            "offers that never connect": self._never_connects,
             "oversized bodies": self._oversized,
             "wrong tokens": self._wrong_tokens,
             "a megabyte of chat, HTTP": self._large_line,
@@ -75,6 +72,13 @@ class BadClient:
     def _headers(self, media_type: str, token: str | None = None) -> dict[str, str]:
         return {"Content-Type": media_type, "Authorization": f"Bearer {token or self._token()}"}
 
+    def _begin(self) -> None:
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._channel = self._pc.createDataChannel("counterpoint")
+        self._opened = asyncio.Event()
+        self._channel.on("open", self._opened.set)
+        self._channel.on("message", self._take)
+
     async def connect(self) -> None:
         """A data channel of its own, properly joined: no media."""
         with offering_loopback(False):
@@ -94,12 +98,17 @@ class BadClient:
     def _take(self, message: str | bytes) -> None:
         said = json.loads(message)
         if said["type"] == "error":
-            self.answers[f"data channel: {said['reason']}"] += 1
+            # How long to wait is another each time.
+            self.answers[f"data channel: {said['reason'].partition('; wait')[0]}"] += 1
         elif said["type"] != "prediction":
             self.answers[f"data channel: taken ({said['type']})"] += 1
 
     async def misbehave(self, way: str, seconds: float) -> dict[str, int]:
         """That way for so long; what it was answered, each with how often."""
+        if self._channel.readyState != "open":
+            await self._pc.close()
+            self._begin()
+            await self.connect()
         self.answers.clear()
         await self.ways[way](seconds)
         return dict(self.answers)
@@ -131,7 +140,7 @@ class BadClient:
             "hello\r\n" * 100,
             "\x00\x01\x02" * 1_000,
             half,
-            self.offer.replace("a=fingerprint:sha-256 ", "a=fingerprint:sha-256 zz"),
+            self.offer.replace("a=fingerprint:", "a=finger:"),
             self.offer.replace("a=ice-ufrag", "a=ice-nothing"),
             self.offer + "a=candidate:1 1 udp x x x typ host\r\n",
             self.offer + "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n" * 500,
@@ -139,6 +148,10 @@ class BadClient:
         )
         async for number in self._paced(seconds, REQUESTS_PER_S):
             await self._post("/whip/bad?participant=x", bad[number % len(bad)], self._headers(SDP))
+
+    async def _never_connects(self, seconds: float) -> None:
+        async for _ in self._paced(seconds, REQUESTS_PER_S):
+            await self._post("/whip/bad?participant=x", self.offer, self._headers(SDP))
 
     async def _oversized(self, seconds: float) -> None:
         async def pieces() -> AsyncIterator[bytes]:

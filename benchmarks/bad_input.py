@@ -4,14 +4,16 @@ A real ``counterpoint serve`` that asks for tokens. Good sessions (`benchmarks.l
 all the time; the bad client has a connection to a session of its own all the time, too, and in its
 phases does one thing again and again:
 
-- 100 requests a second with malformed SDP, or wrong tokens; 25 a second with a megabyte of body;
+- 100 requests a second with malformed SDP, with offers that are never connected, or with wrong
+  tokens; 25 a second with a megabyte of body;
 - over its data channel 5 messages of a megabyte a second, 100 binary ones, 1,000 lines of chat.
 
 Calm and bad phases alternate, in ``--rounds`` rounds that each try all ways in another order, and
 each bad phase is compared with the calm one before it: ``p50`` and ``p99`` are milliseconds from
 window end to prediction at the good clients, ``ratio`` is p99 over the calm p99, over all rounds
 together. Target: at most 1.10. ``nothing`` is a bad phase in which nothing bad is done: how far
-its ratio is from 1 is noise of this machine. The bad client runs at the lowest priority.
+its ratio is from 1 is noise of this machine. ``cores`` is what the engine's process used. The bad
+client runs at the lowest priority.
 
     python -m benchmarks.bad_input [--sessions 2] [--rounds 5] [--phase 10] [--report FILE.md]
 
@@ -85,11 +87,14 @@ class Way:
 
     Fields:
         calm, bad: delays at the good clients, seconds.
+        calm_cpu, bad_cpu: (processor time of the engine, seconds gone by), of each phase.
         answers: what the bad client was told, and how often.
     """
 
     calm: list[float] = field(default_factory=list)
     bad: list[float] = field(default_factory=list)
+    calm_cpu: list[tuple[float, float]] = field(default_factory=list)
+    bad_cpu: list[tuple[float, float]] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -123,9 +128,15 @@ def run(count: int, rounds: int, phase_s: float, only: list[str]) -> dict[str, W
             for number in range(rounds):
                 for name in order.sample(names, len(names)):
                     way = ways[name]
-                    way.calm += _phase(good, bad, processes, "nothing", phase_s)[0]
-                    delays, answers = _phase(good, bad, processes, name, phase_s)
-                    way.bad += delays
+                    for act, delays, cpu in (
+                        ("nothing", way.calm, way.calm_cpu),
+                        (name, way.bad, way.bad_cpu),
+                    ):
+                        time.sleep(GAP_S)
+                        began, used = time.monotonic(), engine.cpu_s
+                        heard, answers = _phase(good, bad, processes, act, phase_s)
+                        cpu.append((engine.cpu_s - used, time.monotonic() - began))
+                        delays += heard
                     way.answers.update(answers)
                     print(f"round {number + 1}, {name}: {_said(way)}", flush=True)
             for pipe, process in ((good, processes[0]), (bad, processes[1])):
@@ -138,7 +149,6 @@ def _phase(
     good: Pipe, bad: Pipe, processes: list[Any], way: str, seconds: float
 ) -> tuple[list[float], dict[str, int]]:
     """Delays at the good clients while the bad one does that, and its answers."""
-    time.sleep(GAP_S)
     good.send("from now on")
     _hear(good, processes[0])
     bad.send((way, seconds))
@@ -159,12 +169,19 @@ def _said(way: Way) -> str:
     return f"p99 calm {calm['p99']} ms, bad {bad['p99']} ms, ratio {way.ratio}"
 
 
+def cores(phases: list[tuple[float, float]]) -> float:
+    """Used on average."""
+    return round(sum(cpu for cpu, _ in phases) / sum(wall for _, wall in phases), 2)
+
+
 def row(name: str, way: Way) -> list[object]:
     """One line of the table."""
     calm, bad = percentiles_ms(way.calm), percentiles_ms(way.bad)
     answers = "; ".join(f"{text} ×{count}" for text, count in way.answers.most_common())
     measured = f"{len(way.calm)} + {len(way.bad)}"
-    return [name, measured, *(calm["p50"], calm["p99"], bad["p50"], bad["p99"]), way.ratio, answers]
+    used = f"{cores(way.calm_cpu)} → {cores(way.bad_cpu)}"
+    delays = (calm["p50"], calm["p99"], bad["p50"], bad["p99"])
+    return [name, measured, *delays, way.ratio, used, answers]
 
 
 def main() -> None:
@@ -178,8 +195,8 @@ def main() -> None:
     arguments = parser.parse_args()
     before = os.getloadavg()[0]
     ways = run(arguments.sessions, arguments.rounds, arguments.phase, arguments.ways)
-    head = ["way", "windows", "calm p50", "calm p99", "bad p50", "bad p99", "ratio", "answers"]
-    printed = table(head, [row(name, way) for name, way in ways.items()])
+    head = ["way", "windows", "calm p50", "calm p99", "bad p50", "bad p99", "ratio", "cores"]
+    printed = table([*head, "answers"], [row(name, way) for name, way in ways.items()])
     print(printed)
     document: dict[str, object] = {
         "benchmark": "bad_input",
@@ -194,6 +211,8 @@ def main() -> None:
                 "calm_ms": percentiles_ms(way.calm),
                 "bad_ms": percentiles_ms(way.bad),
                 "ratio": way.ratio,
+                "calm_cores": cores(way.calm_cpu),
+                "bad_cores": cores(way.bad_cpu),
                 "answers": dict(way.answers),
             }
             for name, way in ways.items()

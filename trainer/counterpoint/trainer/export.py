@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -53,28 +53,35 @@ PRECISIONS: dict[str, Precision] = {
     "vad": "fp32",
 }
 
+AFFECT_WIDTHS = Widths(vision=VISION_DIM, audio=AUDIO_DIM, text=MINILM_DIM, ngrams=NGRAM_DIM)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
     """Everything a bundle is made of.
 
     Fields:
-        modules: role -> torch module for vision, audio, ngrams, fusion, in inference mode.
-        text_model: int8 ONNX of the sentence encoder.
+        modules: role -> torch module for vision, audio, ngrams, fusion (and text, where there is
+            no ``text_model``), in inference mode.
+        text_model: ONNX of the sentence encoder, int8; None: it is among ``modules``, fp32.
         vad_model: ONNX of the voice activity detector.
         tokenizer: ``tokenizer.json``.
         samples: role -> golden inputs by name, of at least 3 rows where the batch is dynamic.
         video, audio: preprocessing with its measured means and deviations.
+        heads: labels of each head, in the order of its logits.
+        widths: of the encoders' embeddings.
     """
 
     modules: Mapping[str, nn.Module]
-    text_model: Path
+    text_model: Path | None
     vad_model: Path
     tokenizer: Path
     samples: Mapping[str, Arrays]
     video: VideoSpec
     audio: AudioSpec
     chat: ChatSpec
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: HEADS)
+    widths: Widths = AFFECT_WIDTHS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +108,16 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         BundleError: the bundle would not load.
     """
     modalities = Modalities(video=parts.video, audio=parts.audio, chat=parts.chat)
-    heads = {name: HeadSpec(labels=labels) for name, labels in HEADS.items()}
+    heads = {name: HeadSpec(labels=labels) for name, labels in parts.heads.items()}
     contract = tensor_contract(
-        hop_ns=HOP_NS,
-        modalities=modalities,
-        heads=heads,
-        widths=Widths(vision=VISION_DIM, audio=AUDIO_DIM, text=MINILM_DIM, ngrams=NGRAM_DIM),
+        hop_ns=HOP_NS, modalities=modalities, heads=heads, widths=parts.widths
     )
-    models = {"text": parts.text_model, "vad": parts.vad_model}
+    models = {"vad": parts.vad_model}
+    precisions = dict(PRECISIONS)
+    if parts.text_model is None:
+        precisions["text"] = "fp32"
+    else:
+        models["text"] = parts.text_model
     for role, module in parts.modules.items():
         inputs, outputs = contract[role]
         models[role] = work / f"{role}.onnx"
@@ -127,7 +136,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
     }
     graphs = {}
     for role, (inputs, outputs) in contract.items():
-        file = f"models/{role}/model.{PRECISIONS[role]}.onnx"
+        file = f"models/{role}/model.{precisions[role]}.onnx"
         golden = f"golden/{role}.npz"
         files[file] = models[role]
         files[golden] = golden_bytes(
@@ -135,7 +144,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         )
         graphs[role] = GraphSpec(
             file=file,
-            precision=PRECISIONS[role],
+            precision=precisions[role],
             inputs=inputs,
             outputs=outputs,
             golden=golden,

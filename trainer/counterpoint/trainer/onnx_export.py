@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,25 @@ def export_graph(
             opset_version=OPSET,
             dynamo=False,
         )
+    _declare(path, inputs, dynamic)
+
+
+def _declare(
+    path: Path, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Mapping[int, str]]
+) -> None:
+    """Give the graph the inputs that it does not use: the exporter leaves them out, and a
+    caller gives them all the same."""
+    model = onnx.load(str(path))
+    known = {tensor.name for tensor in model.graph.input}
+    unused = [name for name in inputs if name not in known]
+    if not unused:
+        return
+    for name in unused:
+        axes = dynamic.get(name, {})
+        shape = [axes.get(axis, size) for axis, size in enumerate(inputs[name].shape)]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(inputs[name].numpy().dtype)
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    path.write_bytes(model.SerializeToString())
 
 
 def check_parity(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-_REQUEST = re.compile(rb"^([A-Z]+) (\S+) HTTP/1\.[01]\r\n(.*?)\r\n\r\n", re.DOTALL | re.MULTILINE)
-_ANSWER = re.compile(rb"^HTTP/1\.[01] (\d{3})[^\r]*\r\n(.*?)\r\n\r\n", re.DOTALL | re.MULTILINE)
+_REQUEST = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r\n(.*?)\r\n\r\n", re.DOTALL)
+_ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r]*\r\n(.*?)\r\n\r\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A request that was answered, or not yet (``status`` 0). Names of headers in lower case."""
+    """A request that was answered, or not yet (``status`` 0). Names of headers in lower case.
 
+    ``number`` counts the pieces that came from clients, up to that of its first byte.
+    """
+
+    number: int
     method: str
     path: str
     headers: dict[str, str]
@@ -34,16 +40,17 @@ class HttpTap:
         assert parts.hostname is not None
         self._upstream = (parts.hostname, parts.port)
         self.url = ""
-        self._kept: list[tuple[bytearray, bytearray]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: list[tuple[_Way, _Way]] = []
+        self._pieces = itertools.count()
 
     def exchanges(self, method: str | None = None) -> list[Exchange]:
-        """In the order of their connections; those of one method if one is given."""
-        found = [e for there, back in self._kept for e in _parse(bytes(there), bytes(back))]
-        return [e for e in found if method is None or e.method == method]
+        """In the order in which they were asked; those of one method if one is given."""
+        found = [e for there, back in self._kept for e in _parse(there, bytes(back.data))]
+        found = [e for e in found if method is None or e.method == method]
+        return sorted(found, key=lambda exchange: exchange.number)
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = bytearray(), bytearray()
+        there, back = _Way(self._pieces), _Way(self._pieces)
         self._kept.append((there, back))
         server_reader, server_writer = await asyncio.open_connection(*self._upstream)
         await asyncio.gather(
@@ -51,36 +58,58 @@ class HttpTap:
         )
 
 
-async def _pass_on(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray
-) -> None:
+class _Way:
+    """One direction of a connection."""
+
+    def __init__(self, pieces: Iterator[int]) -> None:
+        self.data = bytearray()
+        self._pieces = pieces
+        self._starts: list[tuple[int, int]] = []  # of each piece: its offset, its number
+
+    def keep(self, data: bytes) -> None:
+        self._starts.append((len(self.data), next(self._pieces)))
+        self.data += data
+
+    def number_at(self, offset: int) -> int:
+        """Number of the piece that holds that byte."""
+        return max(number for start, number in self._starts if start <= offset)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: _Way) -> None:
     try:
-        while data := await reader.read(65_536):
-            kept += data
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        kept += b""  # one side is gone; so is then the other
+        # One side that is gone takes the other with it.
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                kept.keep(data)
+                writer.write(data)
+                await writer.drain()
     finally:
         writer.close()
 
 
-def _parse(there: bytes, back: bytes) -> list[Exchange]:
-    requests, answers = list(_REQUEST.finditer(there)), list(_ANSWER.finditer(back))
+def _parse(way: _Way, back: bytes) -> list[Exchange]:
+    """One connection's requests with their answers, as far as they came; none is in chunks."""
     exchanges = []
-    for index, request in enumerate(requests):
-        answer = answers[index] if index < len(answers) else None
+    there = bytes(way.data)
+    while (request := _REQUEST.match(there)) is not None:
+        number = way.number_at(len(way.data) - len(there))
         headers = _headers(request[3])
-        answer_headers = {} if answer is None else _headers(answer[2])
+        body, there = _split(there[request.end() :], headers)
+        status, answer_headers, answer_body = 0, dict[str, str](), b""
+        if (answer := _ANSWER.match(back)) is not None:
+            status, answer_headers = int(answer[1]), _headers(answer[2])
+            bare = request[1] == b"HEAD" or status in (204, 304)
+            answer_body, back = _split(back[answer.end() :], {} if bare else answer_headers)
         exchanges.append(
             Exchange(
+                number=number,
                 method=request[1].decode(),
                 path=request[2].decode(),
                 headers=headers,
-                body=_body(there, request.end(), headers),
-                status=0 if answer is None else int(answer[1]),
+                body=body.decode(),
+                status=status,
                 answer_headers=answer_headers,
-                answer_body="" if answer is None else _body(back, answer.end(), answer_headers),
+                answer_body=answer_body.decode(errors="replace"),
             )
         )
     return exchanges
@@ -91,8 +120,10 @@ def _headers(lines: bytes) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def _body(data: bytes, start: int, headers: dict[str, str]) -> str:
-    return data[start : start + int(headers.get("content-length", "0"))].decode()
+def _split(data: bytes, headers: dict[str, str]) -> tuple[bytes, bytes]:
+    """A body, and what comes after it."""
+    length = int(headers.get("content-length", "0"))
+    return data[:length], data[length:]
 
 
 @asynccontextmanager

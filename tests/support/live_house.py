@@ -60,8 +60,11 @@ class House:
         await self.server.engine.publisher.drain(5.0)
 
 
-def heard(prediction: Prediction, *modalities: Modality, least: float = 1.0) -> bool:
-    """Whether so much of the context of each was heard: by default of video and audio."""
+def heard(prediction: Prediction, *modalities: Modality, least: float = 0.5) -> bool:
+    """Whether so much of the context of each was heard: by default of video and audio.
+
+    Of sound in real time some is lost where a machine is busy with other things.
+    """
     wanted = modalities or (Modality.VIDEO, Modality.AUDIO)
     return all(prediction.modalities[modality].coverage >= least for modality in wanted)
 

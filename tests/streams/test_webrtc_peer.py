@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import av
 import pytest
 
 from counterpoint.streams.errors import SourceError
@@ -245,6 +246,44 @@ def test_who_sends_messages_is_there_though_all_media_stand_still(
                 await asyncio.wait({task}, timeout=0.1)
             assert not task.done()
             with pytest.raises(SourceError, match="no media"):
+                await ends(task)
+
+    asyncio.run(main())
+
+
+def test_who_connects_and_sends_none_of_the_media_offered_is_gone(runtime: SystemRuntime) -> None:
+    class Mute(ToneTrack):
+        """Never has anything to send."""
+
+        async def recv(self) -> av.AudioFrame:
+            return await asyncio.Future()
+
+    async def main() -> None:
+        settings = PeerSettings(loopback=True, connect_timeout_ns=2 * NS_PER_S)
+        peer = Peer("cam", runtime, settings)
+        client = Client(audio=Mute())
+        async with running(peer, client, CollectingFeed(runtime)) as task:
+            with pytest.raises(SourceError, match="no media for 2 s"):
+                await ends(task)
+
+    asyncio.run(main())
+
+
+def test_a_client_without_media_is_there_as_long_as_it_says_something(
+    runtime: SystemRuntime,
+) -> None:
+    async def main() -> None:
+        settings = PeerSettings(loopback=True, media_idle_ns=NS_PER_S // 2)
+        peer = Peer("chat", runtime, settings)
+        client = Client(channel_label="chat")
+        async with running(peer, client, CollectingFeed(runtime)) as task:
+            await client.until_open()
+            assert client.channel is not None
+            for _ in range(15):
+                client.channel.send("still here")
+                await asyncio.wait({task}, timeout=0.1)
+            assert not task.done()
+            with pytest.raises(SourceError, match="no messages for 1 s"):
                 await ends(task)
 
     asyncio.run(main())

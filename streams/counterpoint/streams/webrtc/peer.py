@@ -307,17 +307,29 @@ class Peer:
             )
         tracks = [track for track in (self._video, self._audio) if track is not None]
         came = [track.last_packet_ns for track in tracks if track.last_packet_ns is not None]
-        if not came:
-            return None, None
-        # Who said good-bye for each track is not missed.
-        ended = all(track.said_bye for track in tracks)
-        seconds = settings.media_idle_ns / NS_PER_S
-        failure = None if ended else f"no media for {seconds:g} s"
-        deadline_ns = max(came) + settings.media_idle_ns
+        deadlines: list[int] = []
+        if came:
+            seconds = settings.media_idle_ns / NS_PER_S
+            deadlines.append(max(came) + settings.media_idle_ns)
+        elif tracks:
+            # It may have vanished right after it connected.
+            assert self._answered_ns is not None
+            seconds = settings.connect_timeout_ns / NS_PER_S
+            deadlines.append(self._answered_ns + settings.connect_timeout_ns)
+        else:
+            seconds = 2 * settings.media_idle_ns / NS_PER_S
         if self._last_message_ns is not None:
             # Camera and microphone may be off while somebody reads and writes.
-            deadline_ns = max(deadline_ns, self._last_message_ns + 2 * settings.media_idle_ns)
-        return deadline_ns, failure
+            deadlines.append(self._last_message_ns + 2 * settings.media_idle_ns)
+        if not deadlines:
+            return None, None
+        # Who said good-bye for each track is not missed.
+        ended = bool(tracks) and all(track.said_bye for track in tracks)
+        what = "media" if tracks else "messages"
+        return max(deadlines), None if ended else f"no {what} for {seconds:g} s"
 
     def _note_message(self) -> None:
+        begins = self._last_message_ns is None
         self._last_message_ns = self._runtime.now_ns()
+        if begins:
+            self._changed.set()  # there is a deadline now

@@ -3,10 +3,6 @@
 # ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -226,35 +222,3 @@ def test_wrong_configuration_is_said_by_key(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         fit(small(data, sets), tmp_path / "run")
-
-
-TORCHRUN = """
-import json, sys
-from pathlib import Path
-from counterpoint.trainer.fit.config import read_config
-from counterpoint.trainer.fit.run import fit
-data, out = map(Path, sys.argv[1:])
-result = fit(read_config(data / "config.toml", ["fit.epochs=1"]), out)
-print(json.dumps(result))
-"""
-
-
-def test_two_processes_through_torchrun(data: Path, tmp_path: Path) -> None:
-    script = tmp_path / "main.py"
-    script.write_text(TORCHRUN)
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*command, str(script), str(data), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert {} in said  # the second process writes nothing
-    assert read_json(out / "metrics.json") in said
-    # 12 rows of train in batches of 4: three steps alone, two for each of two processes.
-    assert read_checkpoint(out / LAST)["global_step"] == 2

@@ -17,6 +17,9 @@ from counterpoint.streams.types import Float32Array, UInt8Array
 from counterpoint.trainer.fit.config import AudioAugment, ImageAugment
 
 _FRAME: Final = 512
+_ABOVE: Final = 5.0
+"""Times the quiet tenth: of noise (whose amplitudes are Rayleigh's) 7 % are louder than that."""
+
 _KEPT: Final = 0.1
 """Amplitude that cleaning leaves of what it takes for noise: less would give musical noise."""
 
@@ -93,7 +96,7 @@ def drop_tokens(text: str, share: float, random: Generator) -> str:
 
 
 def clean(sound: Float32Array) -> Float32Array:
-    """Spectral gating: in each frequency what is not above twice the quiet tenth of the clip.
+    """Spectral gating: in each frequency what stands out of the clip's quiet tenth stays.
 
     Frames of 32 ms, Hann windows overlapping by half, which sum to 1. For training clips only:
     the engine does not do it, so nothing that is served or measured went through it.
@@ -107,7 +110,7 @@ def clean(sound: Float32Array) -> Float32Array:
     spectrum = np.fft.rfft(np.stack([padded[at : at + _FRAME] for at in starts]) * window)
     loudness = np.abs(spectrum)
     floor = np.quantile(loudness, 0.1, axis=0)
-    spectrum *= np.where(loudness > 2 * floor, 1.0, _KEPT)
+    spectrum *= np.where(loudness > _ABOVE * floor, 1.0, _KEPT)
     out = np.zeros(len(padded))
     for at, part in zip(starts, np.fft.irfft(spectrum, _FRAME), strict=True):
         out[at : at + _FRAME] += part

@@ -100,7 +100,7 @@ class Windows(Dataset[Item]):
         specs, hops = self._source.specs, media.hops
         shortest = min(max(specs.hops, specs.video.steps), hops)
         if random is None:
-            return (hops + shortest + 1) // 2
+            return (hops + shortest) // 2
         return int(random.integers(shortest, hops + 1))
 
     def _pictures(self, media: Media, end: int, random: Generator | None) -> Item:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError, UsageError
 from counterpoint.trainer.evaluation.command import add_calibrate, add_evaluate, add_index
+from counterpoint.trainer.fit.command import add_fit_options, add_own, run_fit
 
 _STAGES = ("vision", "audio", "text", "fusion", "export", "all")
 
@@ -31,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    if options.recipe != "affect":
+        run_fit(options)
+        return
+    if options.data is None or options.out is None:
+        raise UsageError("fit affect: --data and --out are needed")
     # Only here, so that --help and wrong usage answer at once, and without the extra too.
     from counterpoint.trainer.affect.recipe import run_all, run_stage
     from counterpoint.trainer.config import AffectConfig
@@ -78,15 +84,20 @@ def _need_torch() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="counterpoint-trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    fit = commands.add_parser("fit", help="train a bundle from data")
-    fit.add_argument("recipe", choices=("affect",))
-    fit.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    fit.add_argument("--out", type=Path, required=True, help="folder of the run")
-    fit.add_argument("--seed", type=int, default=0)
+    fit = commands.add_parser("fit", help="train a model")
+    fit.add_argument("recipe", help="a configuration file (.toml), or 'affect'")
+    fit.add_argument("--out", type=Path, help="folder of the run; by default 'run' beside the file")
+    add_fit_options(fit)
+    fit.add_argument("--data", type=Path, help="affect: folder of the data sets")
+    fit.add_argument("--seed", type=int, default=0, help="affect: seed")
     fit.add_argument(
-        "--stage", choices=_STAGES, action="append", help="only this stage (may be repeated)"
+        "--stage",
+        choices=_STAGES,
+        action="append",
+        help="affect: only this stage (may be repeated)",
     )
     fit.set_defaults(run=_fit)
+    add_own(commands)
     add_evaluate(commands)
     add_index(commands)
     add_calibrate(commands)

@@ -102,6 +102,11 @@ def test_an_interrupted_run_resumes_to_the_same_result(
     assert result == read_json(whole / "metrics.json")
     # Once more changes nothing: it is finished.
     assert fit(small(data), out, resume=True) == result
+    # Cut before its first epoch was over there is no checkpoint: it begins anew.
+    with pytest.raises(FailedError, match="cut"):
+        fit(small(data), tmp_path / "early", callbacks=[StopAt(1)])
+    assert not (tmp_path / "early" / LAST).exists()
+    assert fit(small(data), tmp_path / "early", resume=True) == result
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_does_not(
@@ -204,6 +209,7 @@ def test_a_file_that_cannot_be_decoded_is_named_by_row(tmp_path: Path) -> None:
     ("sets", "message"),
     [
         (["fit.epoch=3"], r"--set fit\.epoch=3: fit\.epoch: unknown key"),
+        (["fit.seed=-1"], r"fit: seed and steps must be"),
         (["fit.epochs=many"], r"fit\.epochs: must be an integer"),
         (["video.encoder=vgg"], r"video\.encoder: there is no 'vgg'; there are cnn, mobilenet"),
         (["video.encoder=torch.nn.Nothing"], r"video\.encoder = 'torch\.nn\.Nothing'"),

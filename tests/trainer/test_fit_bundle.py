@@ -12,16 +12,20 @@ from tests.trainer.support import need_trainer
 
 need_trainer()
 
+from transformers import AutoModel, BertConfig
+
 from counterpoint.engine.bundle import load_bundle
 from counterpoint.engine.golden import verify_bundle
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.sources import open_sources
 from counterpoint.streams.errors import UsageError
+from counterpoint.streams.types import Modality
 from counterpoint.trainer.cli import main
 from counterpoint.trainer.fit.bundle import export_run
 from counterpoint.trainer.fit.config import read_config
 from counterpoint.trainer.fit.init import TEXTBOOK, init
 from counterpoint.trainer.fit.run import fit
+from tests.support.bundles import WORDS, tiny_tokenizer
 from tests.support.fit_data import SMALL, make_data
 from tests.support.sessions import GRID_CLIP, load_models, play
 
@@ -100,6 +104,28 @@ def test_stop_words_with_ngrams_do_not_fit_and_a_single_modality_does(tmp_path: 
     for name, report in said.modalities.items():
         silent = all(value == 0 for value in report.contributions["mood"])
         assert silent is (name.value != "chat")
+
+
+def test_bert_goes_into_a_bundle_as_int8(tmp_path: Path) -> None:
+    small = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    checkpoint = tmp_path / "bert"
+    AutoModel.from_config(small).save_pretrained(checkpoint)  # type: ignore[no-untyped-call]
+    tiny_tokenizer().save(str(checkpoint / "tokenizer.json"))
+    make_data(tmp_path)
+    (tmp_path / "config.toml").write_text(SMALL)
+    sets = ["fit.epochs=1", "video.use=false", "text.encoder=bert", "text.checkpoint=bert",
+            "text.options={tuned_layers=1}", "text.ngrams=true"]  # fmt: skip
+    fit(read_config(tmp_path / "config.toml", sets), tmp_path / "run")
+    bundle = export_run(tmp_path / "run", tmp_path / "bundle", tasks=["mood"])
+    assert bundle.manifest.graphs["text"].precision == "int8"
+    said = last_of(tmp_path / "bundle", tmp_path, "what a happy day", clip=False)
+    assert said.modalities[Modality.CHAT].state == "present"
 
 
 def test_init_writes_what_fit_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from tests.trainer.support import need_trainer
 need_trainer()
 
 from counterpoint.engine.preprocess.audio import clip_hops
+from counterpoint.streams.errors import UsageError
 from counterpoint.trainer.data.files import read_sound
 from counterpoint.trainer.data.index import Example, read_index
 from counterpoint.trainer.data.split import Shares, split_index
@@ -128,6 +129,11 @@ def test_real_recordings_are_read_as_noise(tmp_path: Path) -> None:
     (noise,) = read_noises(str(tmp_path))
     assert noise.shape == (8_000,)
     assert read_noises("") == ()
+    with pytest.raises(UsageError, match=r"data\.noise: there are no files in"):
+        read_noises(str(tmp_path / "nowhere"))
+    (tmp_path / "a.txt").write_text("no sound")
+    with pytest.raises(UsageError, match=r"data\.noise: cannot decode .*a\.txt"):
+        read_noises(str(tmp_path))
 
 
 def test_cleaning_takes_noise_away_and_leaves_the_voice() -> None:

@@ -252,6 +252,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
             raise ValueError("epochs and batch_size must be >= 1, learning_rate > 0")
+        if self.seed < 0 or self.steps < 0 or not 0 <= self.warmup < 1:
+            raise ValueError("seed and steps must be >= 0, warmup within 0..1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

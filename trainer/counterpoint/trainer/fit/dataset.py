@@ -22,12 +22,12 @@ from counterpoint.engine.preprocess.text import (
     hashed_ngrams,
     pad_ids,
 )
+from counterpoint.streams.errors import UsageError
 from counterpoint.streams.types import Float32Array
-from counterpoint.trainer.data.files import read_sound
 from counterpoint.trainer.data.index import Example, Index, Split
 from counterpoint.trainer.fit import augment
 from counterpoint.trainer.fit.config import RunConfig
-from counterpoint.trainer.fit.media import HOP_SAMPLES, RATE_HZ, Media, read_media
+from counterpoint.trainer.fit.media import HOP_SAMPLES, Media, read_media, read_noise
 from counterpoint.trainer.fit.specs import Specs
 from counterpoint.trainer.fit.words import lines_of
 
@@ -251,11 +251,17 @@ def batches(source: Source, split: Split) -> Iterator[Batch]:
 
 
 def read_noises(folder: str) -> tuple[Float32Array, ...]:
-    """Every sound file of a folder, at 16 kHz; none where no folder is named."""
+    """Every sound file of a folder, at 16 kHz; none where no folder is named.
+
+    Raises:
+        UsageError: there is no such folder, nothing in it, or what is in it is no sound.
+    """
     if not folder:
         return ()
     paths = sorted(path for path in Path(folder).glob("*") if path.is_file())
-    return tuple(read_sound(path, RATE_HZ) for path in paths)
+    if not paths:
+        raise UsageError(f"data.noise: there are no files in {folder}")
+    return tuple(read_noise(path) for path in paths)
 
 
 def shares(index: Index) -> Mapping[str, np.ndarray]:

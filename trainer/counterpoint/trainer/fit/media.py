@@ -165,3 +165,18 @@ def _span(sound: Float32Array, example: Example) -> Float32Array:
     if not len(part):
         raise IndexError("nothing in its span")
     return part
+
+
+def read_noise(path: Path) -> Float32Array:
+    """A sound file that is mixed into others, (N,) at 16 kHz.
+
+    Raises:
+        UsageError: it cannot be decoded, or has nothing in it.
+    """
+    try:
+        sound = read_sound(path, RATE_HZ)
+    except (av.FFmpegError, IndexError) as error:
+        raise UsageError(f"data.noise: cannot decode {path}: {error}") from error
+    if not len(sound):
+        raise UsageError(f"data.noise: there is no sound in {path}")
+    return sound

@@ -37,7 +37,6 @@ from counterpoint.trainer.fit.build import build_model
 from counterpoint.trainer.fit.checkpoint import (
     SCHEMA_VERSION,
     SafetensorsIO,
-    read_checkpoint,
     weights_of,
 )
 from counterpoint.trainer.fit.config import RunConfig, config_of, differences
@@ -189,14 +188,10 @@ def _prepare(config: RunConfig, index: Index, out: Path, *, resume: bool) -> Non
     resolved = encode(config)
     if resume:
         _check_same(out, resolved, dataset)
-        read_checkpoint(out / LAST)
         return
     if (out / "config.json").exists():
         raise UsageError(f"{out}: has a run already; go on with --resume, or take another --out")
     train = index.of("train")
-    write_json(out / "config.json", resolved)
-    write_json(out / "run.json", _about())
-    write_json(out / "dataset.json", dataset)
     for example in index.examples:
         # Now, so that what cannot be decoded is said before the first epoch, and by one process.
         if config.video.use or config.audio.use:
@@ -206,6 +201,10 @@ def _prepare(config: RunConfig, index: Index, out: Path, *, resume: bool) -> Non
         write_tokenizer(
             out / "tokenizer.json", config.text, (row.text for row in train if row.text)
         )
+    write_json(out / "dataset.json", dataset)
+    write_json(out / "run.json", _about())
+    # Last: from here on there is a run that can be resumed.
+    write_json(out / "config.json", resolved)
 
 
 def _check_same(out: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
@@ -336,7 +335,9 @@ def _train(
         callbacks=own,
     )
     data = FitData(run.source, rank=group.rank, world=group.world)
-    trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if resume else None)
+    # Interrupted before its first epoch was over, a run begins anew.
+    begun = resume and (out / LAST).exists()
+    trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if begun else None)
 
 
 def _strategy(config: RunConfig) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError
 from counterpoint.trainer.data.index import Index, Task, read_index
-from counterpoint.trainer.data.split import Shares, split_index
+from counterpoint.trainer.data.split import Shares, split_index, write_split
 
 
 def write(folder: Path, text: str) -> Path:
@@ -119,6 +119,18 @@ def test_speakers_stay_whole_and_the_draw_is_seeded(tmp_path: Path) -> None:
     assert len(parts[2]) in (1, 2)
     assert split_index(index, seed=1) == drawn
     assert any(split_index(index, seed=seed) != drawn for seed in range(2, 6))
+
+
+def test_what_was_drawn_can_be_read_again_from_anywhere(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "id,video,text,speaker,label:m\na,face.png,words.txt,ann,x\nb,,ho,bob,y\nc,,h,cy,x\n"
+        "d,,i,dan,y\n",
+    )
+    drawn = split_index(read_index(path), shares=Shares(validation=0.3, test=0))
+    write_split(drawn, tmp_path / "elsewhere" / "index.csv")
+    again = split_index(read_index(tmp_path / "elsewhere" / "index.csv"))
+    assert again.examples == drawn.examples
 
 
 def test_too_few_speakers_and_no_speakers(tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ must be asked for by name.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from counterpoint.trainer.data.index import (
     LABEL,
+    MEDIA,
+    MODALITIES,
     SPLITS,
     DatasetError,
     Example,
@@ -21,6 +25,7 @@ from counterpoint.trainer.data.index import (
     Split,
     with_splits,
 )
+from counterpoint.trainer.data.table import read_table
 
 _TRIES: Final = 200
 
@@ -63,6 +68,27 @@ def split_index(
         if not any(example.split == name for example in index.examples):
             raise DatasetError(f"{index.path}: column 'split': no row has {name!r}")
     return index
+
+
+def write_split(index: Index, path: Path) -> None:
+    """The table again as CSV, with each row's split and with paths that hold anywhere.
+
+    What was drawn for a fit can so be held apart by whatever scores or calibrates it.
+    """
+    columns, rows = read_table(index.path)
+    columns = list(dict.fromkeys((*columns, "split")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        for row, example in zip(rows, index.examples, strict=True):
+            found: dict[str, str] = {"split": example.split or ""}
+            for name in MODALITIES:
+                value = row.get(name, "")
+                named = value.endswith(".txt") and "\n" not in value
+                if value and (name in MEDIA or named):
+                    found[name] = str((index.path.parent / value).resolve())
+            table.writerow({**row, **found})
 
 
 def untrained(index: Index) -> str | None:

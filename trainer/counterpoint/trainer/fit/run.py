@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from counterpoint.engine.strict import encode
 from counterpoint.streams.errors import UsageError
 from counterpoint.trainer.data.index import Index, Kind, Split, Task, read_index
-from counterpoint.trainer.data.split import Shares, split_index
+from counterpoint.trainer.data.split import Shares, split_index, write_split
 from counterpoint.trainer.fit.build import build_model
 from counterpoint.trainer.fit.checkpoint import (
     SCHEMA_VERSION,
@@ -202,6 +202,7 @@ def _prepare(config: RunConfig, index: Index, out: Path, *, resume: bool) -> Non
             out / "tokenizer.json", config.text, (row.text for row in train if row.text)
         )
     write_json(out / "dataset.json", dataset)
+    write_split(index, out / "index.csv")
     write_json(out / "run.json", _about())
     # Last: from here on there is a run that can be resumed.
     write_json(out / "config.json", resolved)

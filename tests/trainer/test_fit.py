@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,14 @@ def small(data: Path, sets: Sequence[str] = ()) -> RunConfig:
 class StopAt(pl.Callback):
     """The power cut: in the middle of an epoch."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self, step: int, error: BaseException | None = None) -> None:
+        self._step, self._error = step, error or FailedError("cut")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         if trainer.global_step == self._step:
-            raise FailedError("cut")
+            raise self._error
 
 
 def test_a_run_leaves_its_record(whole: Path, data: Path) -> None:
@@ -107,6 +108,13 @@ def test_an_interrupted_run_resumes_to_the_same_result(
         fit(small(data), tmp_path / "early", callbacks=[StopAt(1)])
     assert not (tmp_path / "early" / LAST).exists()
     assert fit(small(data), tmp_path / "early", resume=True) == result
+
+
+def test_control_c_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(FailedError, match="interrupted; the same with --resume goes on"):
+        fit(small(data), tmp_path / "run", callbacks=[StopAt(2, KeyboardInterrupt())])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_does_not(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import signal
 import subprocess
 import sys
 import warnings
@@ -30,7 +31,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from counterpoint.engine.strict import encode
-from counterpoint.streams.errors import UsageError
+from counterpoint.streams.errors import FailedError, UsageError
 from counterpoint.trainer.data.index import Index, Kind, Split, Task, read_index
 from counterpoint.trainer.data.split import Shares, split_index, write_split
 from counterpoint.trainer.fit.build import build_model
@@ -338,7 +339,13 @@ def _train(
     data = FitData(run.source, rank=group.rank, world=group.world)
     # Interrupted before its first epoch was over, a run begins anew.
     begun = resume and (out / LAST).exists()
-    trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if begun else None)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if begun else None)
+    except SystemExit as error:
+        # How Lightning ends at Ctrl-C, and from then on it would hear no other.
+        signal.signal(signal.SIGINT, handler)
+        raise FailedError(f"{out}: interrupted; the same with --resume goes on") from error
 
 
 def _strategy(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""Command line of the trainer: ``counterpoint-trainer fit|evaluate|calibrate|index|validate``.
+"""Command line of the trainer, ``counterpoint-trainer``.
 
 Exit codes are those of the errors' tree: 0 done, 1 failed, 2 wrong usage, 3 not available here.
 """
@@ -13,7 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError, UsageError
-from counterpoint.trainer.evaluation.command import add_calibrate, add_evaluate, add_index
+from counterpoint.trainer.evaluation.command import (
+    add_calibrate,
+    add_evaluate,
+    add_export,
+    add_index,
+)
 from counterpoint.trainer.fit.command import add_fit_options, add_own, run_fit
 
 _STAGES = ("vision", "audio", "text", "fusion", "export", "all")
@@ -99,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(run=_fit)
     add_own(commands)
     add_evaluate(commands)
+    add_export(commands)
     add_index(commands)
     add_calibrate(commands)
     validate = commands.add_parser(

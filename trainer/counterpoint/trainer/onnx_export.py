@@ -52,6 +52,28 @@ def export_graph(
             dynamo=False,
         )
     _declare(path, inputs, dynamic)
+    check_axes(path, dynamic)
+
+
+def check_axes(path: Path, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Every axis that is meant to be open still is, in the graph that was written.
+
+    An exporter may fix the time axis of a recurrent layer's output at the length that it saw, and
+    say nothing: a runtime that trusts the graph then allocates and plans for that length alone.
+
+    Raises:
+        FailedError: naming tensor, axis and the size that it was fixed at.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    for tensor in (*graph.input, *graph.output):
+        dims = tensor.type.tensor_type.shape.dim
+        for axis, name in dynamic.get(tensor.name, {}).items():
+            if dims[axis].HasField("dim_value"):
+                raise FailedError(
+                    f"{path.name}: axis {axis} ({name}) of {tensor.name} is fixed at "
+                    f"{dims[axis].dim_value}; export recurrent layers with dynamo=False, or a "
+                    "fixed chunk with state in and out"
+                )
 
 
 def _declare(

@@ -24,7 +24,7 @@ def rebundle(
     Args:
         target: directory of the new bundle; a bundle that is there is replaced.
         manifest: what changed is changed in it; its ``files`` and ``created`` do not count.
-        card: what to append to the model card.
+        card: what to append to the model card; may be empty.
         files: content by path.
 
     Raises:
@@ -38,8 +38,9 @@ def rebundle(
     kept = {path for path in bundle.manifest.files if path in named or path not in replaced}
     content: dict[str, bytes | Path] = {path: bundle.read_bytes(path) for path in sorted(kept)}
     content.update(given)
-    old = bundle.read_bytes(MODEL_CARD_FILE).decode()
-    content[MODEL_CARD_FILE] = (old.rstrip("\n") + "\n\n" + card.strip("\n") + "\n").encode()
+    if card:
+        old = bundle.read_bytes(MODEL_CARD_FILE).decode()
+        content[MODEL_CARD_FILE] = (old.rstrip("\n") + "\n\n" + card.strip("\n") + "\n").encode()
     today = dt.datetime.now(dt.UTC).date().isoformat()
     fresh = dataclasses.replace(manifest, files={}, created=today)
     return write_bundle(target, fresh, files=content, replace=True)

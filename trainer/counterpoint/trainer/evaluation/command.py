@@ -34,6 +34,32 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run_evaluate)
 
 
+def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options. Imports nothing that is slow."""
+    parser = commands.add_parser(
+        "export", help="a bundle in half precision or int8, held against the one it is made from"
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument(
+        "dataset", type=Path, help="index; its rows give the ranges of int8 and are compared on"
+    )
+    parser.add_argument("--precision", choices=("fp16", "int8"), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    parser.add_argument(
+        "--role",
+        choices=("vision", "audio", "text", "ngrams", "fusion"),
+        action="append",
+        help="only this graph (may be repeated); by default all that are fp32",
+    )
+    parser.set_defaults(run=_run_export)
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from counterpoint.trainer.evaluation.variants import run_export
+
+    run_export(options)
+
+
 def add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command and its options. Imports nothing that is slow."""
     parser = commands.add_parser(

@@ -18,11 +18,18 @@ def read_for(bundle: Bundle, path: Path, splits: Sequence[Split]) -> tuple[Examp
             row and column), or no row is left.
     """
     heads = bundle.manifest.heads
-    columns, _ = read_table(path)
-    tasks = {name: spec.labels for name, spec in heads.items() if LABEL + name in columns}
+    _, rows = read_table(path)
+    tasks = {
+        name: spec.labels
+        for name, spec in heads.items()
+        if any(row.get(LABEL + name) for row in rows)
+    }
     if not tasks:
         wanted = ", ".join(f"'{LABEL}{name}'" for name in heads)
-        raise DatasetError(f"{path}: none of the columns {wanted} of bundle {bundle.manifest.id}")
+        raise DatasetError(
+            f"{path}: no row has a label in any of the columns {wanted} of bundle "
+            f"{bundle.manifest.id}"
+        )
     index = read_index(path, tasks=tasks)
     chosen = index.of(*splits) if splits else index.examples
     labelled = tuple(example for example in chosen if example.labels)

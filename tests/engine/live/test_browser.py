@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.chromium
 
-# Long enough for a page to be loaded again on a busy machine.
-LIVE = LiveSection(linger_ms=15_000)
+# A busy machine may send nothing for a while, and need one to load a page again.
+LIVE = LiveSection(media_idle_ms=15_000, linger_ms=15_000)
+BRIEF = LiveSection(media_idle_ms=15_000, linger_ms=2_000)
 # The page ends its connection and says so; that it is gone may be known before it is heard.
 GONE = (200, 404)
 VOICE = re.compile("present|partial")
@@ -67,15 +68,17 @@ async def a_page(browser: Browser) -> AsyncIterator[Page]:
     assert problems == []
 
 
-async def join(page: Page, url: str, session: str, name: str) -> None:
+async def join(page: Page, url: str, session: str, name: str, *, camera: bool = True) -> None:
     """All the way from the address to a connection that stands."""
     await page.goto(f"{url}/?session={session}&participant={name}")
-    await join_here(page)
+    await join_here(page, camera=camera)
 
 
-async def join_here(page: Page) -> None:
+async def join_here(page: Page, *, camera: bool = True) -> None:
     await page.locator("#terms .consent").wait_for()
     await agree(page)
+    if not camera:
+        await page.get_by_label("Camera", exact=True).select_option("None")
     await page.get_by_role("button", name="Join").click()
     await page.locator("#state[data-state=live]").wait_for()
 
@@ -136,7 +139,7 @@ def test_a_person_is_seen_heard_and_read_and_sees_it(bundle: Path, capture: Capt
         assert (delete.method, delete.path) == ("DELETE", post.answer_headers["location"])
         assert delete.status in GONE
 
-    play(bundle, scene, LiveSection(linger_ms=500))
+    play(bundle, scene, BRIEF)
 
 
 def test_two_people_in_two_browsers_share_a_session(bundle: Path, capture: Capture) -> None:
@@ -150,12 +153,10 @@ def test_two_people_in_two_browsers_share_a_session(bundle: Path, capture: Captu
         ):
             await join(ann, house.server.url, "s", "ann")
             await expect(ann.locator("#where")).to_have_text("s · ann")
-            await join(bob, house.server.url, "s", "bob")
+            await join(bob, house.server.url, "s", "bob", camera=False)
             await expect(ann.locator("#where")).to_have_text("s · ann · with bob")
             await expect(bob.locator("#where")).to_have_text("s · bob · with ann")
-            both = await house.until(
-                "s", lambda p: set(p.participants) == {"ann", "bob"} and heard(p)
-            )
+            both = await house.until("s", lambda p: set(p.participants) == {"ann", "bob"})
             assert sum(both.participants.values()) == pytest.approx(1.0)
             for page in (ann, bob):
                 choice = page.get_by_label("Show", exact=True)
@@ -171,7 +172,7 @@ def test_two_people_in_two_browsers_share_a_session(bundle: Path, capture: Captu
                 lambda p: (
                     p.session == "s/bob"
                     and p.modalities[Modality.CHAT].state.value == "present"
-                    and heard(p)
+                    and p.modalities[Modality.AUDIO].coverage > 0
                 ),
             )
             # What bob wrote is his alone.
@@ -184,7 +185,7 @@ def test_two_people_in_two_browsers_share_a_session(bundle: Path, capture: Captu
             await expect(ann.locator("#where")).to_have_text("s · ann")
             await house.until("s", lambda p: set(p.participants) == {"ann"} and heard(p))
 
-    play(bundle, scene, LiveSection(linger_ms=500))
+    play(bundle, scene, BRIEF)
 
 
 def test_a_page_comes_back_by_itself_and_after_it_was_loaded_again(

@@ -51,6 +51,7 @@ from counterpoint.streams.runtime import SystemRuntime
 from counterpoint.streams.types import Modality
 from counterpoint.streams.webrtc import Peer, PeerSettings, adapter
 from counterpoint.streams.webrtc import packets as ours
+from counterpoint.streams.webrtc.hidden import private
 from tests.support.webrtc import Client, CollectingFeed, PatternTrack, running
 
 SSRC, RTX_SSRC = 1_000, 2_000
@@ -132,7 +133,7 @@ def packet(sequence: int, *, marker: int = 1) -> RtpPacket:
 def test_what_is_called_or_replaced_takes_what_it_took(
     owner: type, name: str, parameters: list[str]
 ) -> None:
-    found: Callable[..., object] = adapter.private(owner, name)
+    found: Callable[..., object] = private(owner, name)
     assert list(inspect.signature(found).parameters) == parameters
 
 
@@ -294,7 +295,7 @@ def test_what_is_gone_is_said_by_name() -> None:
     with pytest.raises(
         UnavailableError, match=r"RTCCertificate has no _gone: this version of aiortc"
     ):
-        adapter.private(RTCCertificate, "_gone")
+        private(RTCCertificate, "_gone")
 
 
 def test_a_peer_with_an_rsa_certificate_connects() -> None:

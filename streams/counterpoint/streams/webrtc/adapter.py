@@ -36,14 +36,15 @@ from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket
 from aiortc.rtp import RtpPacket as AiortcPacket
 from OpenSSL import SSL
 
-from counterpoint.streams.errors import UnavailableError
 from counterpoint.streams.types import DropCounter
+from counterpoint.streams.webrtc.consent import MediaConsent
 from counterpoint.streams.webrtc.descriptions import (
     UNREADABLE,
     check_description,
     read_candidate,
     reason_of,
 )
+from counterpoint.streams.webrtc.hidden import private
 from counterpoint.streams.webrtc.packets import RtpPacket, SenderReport
 from counterpoint.streams.webrtc.settings import IceServer
 from counterpoint.streams.webrtc.signalling import CandidateError, Offer, OfferError
@@ -81,22 +82,6 @@ _REFUSED: Final = (
     OperationError,
     OSError,
 )
-
-
-def private(owner: object, name: str) -> Any:
-    """What is private to aiortc.
-
-    Raises:
-        UnavailableError: this aiortc does not have it.
-    """
-    found = getattr(owner, name, None)
-    if found is None:
-        kind = owner.__name__ if isinstance(owner, type) else type(owner).__name__
-        raise UnavailableError(
-            f"{kind} has no {name}: this version of aiortc is not one that "
-            f"counterpoint.streams.webrtc.adapter was written for"
-        )
-    return found
 
 
 # -- addresses -----------------------------------------------------------------------------------
@@ -364,6 +349,7 @@ class Connection:
             transports.add(self._pc.sctp.transport)
             self._guard_one(self._pc.sctp, HANDLE_SCTP_DATA, "data", self._within_window)
         for transport in transports:
+            MediaConsent(transport)
             self._guard_one(transport, HANDLE_RTP_DATA, "RTP", self._known_ssrc)
             self._guard_one(transport, HANDLE_RTCP_DATA, "RTCP", lambda _: True)
 

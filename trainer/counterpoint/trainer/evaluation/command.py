@@ -112,6 +112,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from counterpoint.trainer.evaluation.results import head_results
     from counterpoint.trainer.evaluation.scoring import score_rows
 
+    if options.rows < 0:
+        raise UsageError(f"--rows: 0 or more, not {options.rows}")
     if options.resamples < 0:
         raise UsageError(f"--resamples: 0 or more, not {options.resamples}")
     bundle = load_bundle(options.bundle)
@@ -123,7 +125,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         device.close()
     results = head_results(bundle, scored, seed=options.seed, resamples=options.resamples)
     about = About(
-        dataset=options.dataset.name,
+        dataset=_named(options.dataset),
         dataset_sha256=hashlib.sha256(options.dataset.read_bytes()).hexdigest(),
         splits=options.split or (),
         rows=len(scored),
@@ -161,12 +163,18 @@ class Progress:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """What to type for this report, with the names of folders and no more of their paths."""
+    """What to type for this report, with no more of a path than tells one from another."""
     words: list[str] = ["counterpoint-trainer", "evaluate", options.bundle.name]
-    words.append(options.dataset.name)
+    words.append(_named(options.dataset))
     words += _repeated("--split", options.split or ())
     words += ["--seed", str(options.seed), "--resamples", str(options.resamples)]
+    words += ["--rows", str(options.rows)]
     return shlex.join(words)
+
+
+def _named(dataset: Path) -> str:
+    """An index by its name and that of its folder: many are called index.csv."""
+    return f"{dataset.resolve().parent.name}/{dataset.name}"
 
 
 def _repeated(option: str, values: Sequence[str]) -> list[str]:

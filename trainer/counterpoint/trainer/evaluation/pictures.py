@@ -64,13 +64,10 @@ def reliability_svg(bins: Sequence[Bin], title: str) -> bytes:
         canvas, axes = _canvas(3.8, 3.8)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         most = max((found.rows for found in bins), default=1)
-        axes.plot(
-            [found.confidence for found in bins], [found.accuracy for found in bins],
-            color=BLUE, linewidth=1,
-        )  # fmt: skip
         axes.scatter(
             [found.confidence for found in bins], [found.accuracy for found in bins],
-            s=[12 + 160 * found.rows / most for found in bins], color=BLUE, alpha=0.75,
+            s=[12 + 160 * found.rows / most for found in bins],
+            color=BLUE, alpha=0.75, clip_on=False, zorder=3,
         )  # fmt: skip
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)

@@ -231,7 +231,7 @@ class Lineup:
                 if isinstance(error, UnavailableError) and seat.essential and seat.runs == 1:
                     raise
                 seat.error = str(error)
-                log.warning("session %s: %s: %s", self._name, seat.source.name, error)
+                log.warning("session %s: %s", self._name, _named(seat.source.name, seat.error))
                 if not seat.retry:
                     return seat.error
             if self._runtime.now_ns() - began_ns >= STEADY_NS:
@@ -319,6 +319,11 @@ class Lineup:
         seat.bound_ns = bound.t_ns
         others = [other.bound_ns for other in slot.seats if other.bound_ns is not None]
         feed.put(replace(bound, source=slot.name, t_ns=min(others)))
+
+
+def _named(name: str, error: str) -> str:
+    """The message with the source's name, once."""
+    return error if name in error else f"{name}: {error}"
 
 
 class _SeatFeed:

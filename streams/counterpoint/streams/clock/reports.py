@@ -13,6 +13,7 @@ from dataclasses import replace
 from statistics import median
 
 from counterpoint.streams.clock.envelope import Envelope
+from counterpoint.streams.clock.fit import MIN_SPAN_NS, fit, relevelled
 from counterpoint.streams.clock.line import Line
 from counterpoint.streams.clock.rtp import Unwrap, ntp_to_ns
 from counterpoint.streams.types import NS_PER_S
@@ -21,8 +22,6 @@ BIN_NS = 10 * NS_PER_S
 BINS = 10
 MAX_LEAD_NS = 10 * NS_PER_S
 REPORTS = 20
-MIN_SPAN_NS = NS_PER_S
-MAX_SLOPE = 1e-3
 # A report may be off by this and a thousandth of the time since the one it is compared with.
 OUTLIER_NS = 20_000_000
 INVALID_IN_A_ROW = 3
@@ -107,13 +106,15 @@ class SenderOffset:
 
 
 class SenderReports:
-    """One track's line from media time to the sender's time: least squares over the last reports.
+    """One track's line from media time to the sender's time: least squares over the last reports
+    but stray ones.
 
     There is a line once two reports lie a second apart and its slope is within 0.1 % of the clock
     rate, so a sender whose reports run at twice the rate never gets one. Garbage and repeats
     are passed over. Three reports in a row that do not lie on the line begin it anew: where the
     sender's clock was set (its reports then arrive at another offset), the step is taken out of its
-    time and the line stays; where the media clock jumped, the line is learned again.
+    time and the line stays; where the media clock jumped, the line is learned again. Two in a row
+    that lie off it by the same move the line: sound was lost before it was stamped (see `fit`).
     """
 
     def __init__(self, offset: SenderOffset) -> None:
@@ -219,21 +220,13 @@ class SenderReports:
         return True
 
     def _fit(self) -> None:
-        x0, y0 = self._points[-1]
-        runs = [x - x0 for x, _ in self._points]
-        rises = [y - y0 - run for (_, y), run in zip(self._points, runs, strict=True)]
-        if max(runs) - min(runs) < MIN_SPAN_NS:
+        points = self._points
+        if moved_ns := relevelled(points):
+            for number in range(len(points) - 2):
+                media_ns, sender_ns = points[number]
+                points[number] = (media_ns, sender_ns + moved_ns)
+        times_ns = [media_ns for media_ns, _ in points]
+        if max(times_ns) - min(times_ns) < MIN_SPAN_NS:
             return
-        # Ordinary least squares in integers: sums of centred values are exact.
-        count, sum_x, sum_y = len(runs), sum(runs), sum(rises)
-        spread = count * sum(x * x for x in runs) - sum_x * sum_x
-        joint = count * sum(x * y for x, y in zip(runs, rises, strict=True)) - sum_x * sum_y
-        rate = joint / spread
-        if abs(rate) > MAX_SLOPE:
-            self._line = None
-            return
-        intercept = (sum_y - rate * sum_x) / count
-        self._line = Line(x_ns=x0, y_ns=y0 + round(intercept), rate=rate)
-        self._error_ns = round(
-            max(abs(y - rate * x - intercept) for x, y in zip(runs, rises, strict=True))
-        )
+        found = fit(points)
+        self._line, self._error_ns = found or (None, self._error_ns)

@@ -39,14 +39,20 @@ pytestmark = pytest.mark.redis_server
 
 
 @pytest.fixture(name="base", autouse=True)
-def fixture_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def fixture_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A place of its own for embedded servers; nothing may be left in it."""
+    tmp_path_factory.getbasetemp()  # made where temporary files are, before that is another place
     try:
         find_server_binary()
     except UnavailableError as error:
         require("redis-server", available=False, reason=str(error))
     with tempfile.TemporaryDirectory(prefix="cp") as place:
         monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+        # An engine that runs on this machine has its Redis in the real one.
+        (Path(place) / "t").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(Path(place) / "t"))
         yield Path(place) / "counterpoint"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -101,11 +102,11 @@ class Bench:
         self.feed = Kept(self.runtime)
         self.drops = DropCounter()
         lane: Lane = SlowLane(self.runtime, lane_ns) if lane_ns else self.runtime.lane("decode")
-        self.track = kind(
+        new = partial(VideoTrack, lane=lane) if kind is VideoTrack else AudioTrack
+        self.track: VideoTrack | AudioTrack = new(
             "cam",
             cast("ReceivedTrack", self.handed),
             runtime=self.runtime,
-            lane=lane,
             offset=SenderOffset(),
             drops=self.drops,
             on_begin=lambda: None,

@@ -1,4 +1,9 @@
-"""An audio track: sound in order, decoded as it comes."""
+"""An audio track: sound in order, decoded as it comes.
+
+It is decoded in the loop: a packet takes 0.2 ms, and to hand it to another thread and back cost
+more, for all sessions together (with four of them on two cores, predictions were made 42 ms after
+their window's end instead of 85).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Callable
 
 from counterpoint.streams.clock import SenderOffset
 from counterpoint.streams.feed import Feed
-from counterpoint.streams.runtime import Lane, Runtime
+from counterpoint.streams.runtime import Runtime
 from counterpoint.streams.types import AudioChunk, DropCounter, Float32Array, Modality
 from counterpoint.streams.webrtc.adapter import ReceivedTrack
 from counterpoint.streams.webrtc.audio_jitter import AudioJitter, AudioPacket, AudioPiece
@@ -27,7 +32,6 @@ class AudioTrack(Track):
         received: ReceivedTrack,
         *,
         runtime: Runtime,
-        lane: Lane,
         offset: SenderOffset,
         drops: DropCounter,
         on_begin: Callable[[], None],
@@ -38,7 +42,6 @@ class AudioTrack(Track):
             Modality.AUDIO,
             received,
             runtime=runtime,
-            lane=lane,
             offset=offset,
             drops=drops,
             on_begin=on_begin,
@@ -93,7 +96,7 @@ class AudioTrack(Track):
                 self._decoder = (codec, AudioDecoder(codec))
             decoder = self._decoder[1]
             try:
-                samples = await self._lane.submit(lambda: decoder.decode(packet.data))
+                samples = decoder.decode(packet.data)
             except DecodeError:
                 self._decode_errors += 1
             else:

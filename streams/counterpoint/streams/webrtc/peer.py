@@ -261,7 +261,6 @@ class Peer:
                 self.name,
                 received["audio"],
                 runtime=self._runtime,
-                lane=self._runtime.lane(self._lane_name()),
                 offset=offset,
                 drops=self._drops,
                 on_begin=self._changed.set,

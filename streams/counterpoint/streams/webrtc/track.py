@@ -1,7 +1,7 @@
 """One track of a peer: packets in, items out, at its own pace.
 
 Packets and reports are only noted when they come, with the instant; all else happens in the track's
-own task (`Track.pump`): jitter buffer, clock, and the decoder in its lane. So nothing that is wrong
+own task (`Track.pump`): jitter buffer, clock, and the decoder. So nothing that is wrong
 with a track reaches aiortc's tasks, and nothing waits for the session, which takes what it can.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from counterpoint.streams.clock import RtpClock, SenderOffset
 from counterpoint.streams.feed import Feed
-from counterpoint.streams.runtime import Lane, Runtime
+from counterpoint.streams.runtime import Runtime
 from counterpoint.streams.types import AudioChunk, Bound, DropCounter, Modality, VideoFrame
 from counterpoint.streams.webrtc.adapter import ReceivedTrack
 from counterpoint.streams.webrtc.packets import RtpPacket, SenderReport
@@ -69,7 +69,6 @@ class Track(ABC):
         name: of the source, for its items.
         received: where packets come from.
         offset: one for all tracks of the peer.
-        lane: where it is decoded.
         drops: of the whole peer.
         on_begin: called with the first packet.
     """
@@ -81,7 +80,6 @@ class Track(ABC):
         received: ReceivedTrack,
         *,
         runtime: Runtime,
-        lane: Lane,
         offset: SenderOffset,
         drops: DropCounter,
         on_begin: Callable[[], None],
@@ -94,7 +92,6 @@ class Track(ABC):
         self.modality = modality
         self._received = received
         self._runtime = runtime
-        self._lane = lane
         self._offset = offset
         self._drops = drops
         self._on_begin = on_begin

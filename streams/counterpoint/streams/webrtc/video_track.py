@@ -35,7 +35,11 @@ REFERENCE_LOST = "reference lost"
 
 
 class VideoTrack(Track):
-    """Pictures: a frame that is lost takes all up to the next key frame with it."""
+    """Pictures: a frame that is lost takes all up to the next key frame with it.
+
+    Args:
+        lane: where they are decoded.
+    """
 
     def __init__(
         self,
@@ -54,11 +58,11 @@ class VideoTrack(Track):
             Modality.VIDEO,
             received,
             runtime=runtime,
-            lane=lane,
             offset=offset,
             drops=drops,
             on_begin=on_begin,
         )
+        self._lane = lane
         self._jitter = VideoJitter(wait_ns=settings.video_wait_ns)
         self._limits = PictureLimits(
             width=settings.max_width, height=settings.max_height, pixels=settings.max_pixels

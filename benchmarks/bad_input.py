@@ -69,7 +69,7 @@ async def _good_clients(pipe: Pipe, url: str, count: int) -> None:
         chats = [group.create_task(client.chat()) for client in clients]
         pipe.send("joined")
         while await loop.run_in_executor(None, pipe.recv) is not None:
-            pipe.send([delay for client in clients for _, delay in client.delays])
+            pipe.send([came for client in clients for _, came in client.delays])
             for client in clients:
                 client.delays.clear()
         for task in chats:

@@ -159,8 +159,9 @@ class LiveClient:
     """One participant of one session.
 
     Attributes:
-        delays: (instant of the event loop, seconds from window end to its arrival here), of the
+        delays: (seconds from window end until the engine made it, until it arrived here), of the
             participant's own predictions; who reads them may empty it.
+        gone: the data channel was closed, and not by `leave`.
         own, whole: windows of the participant and of the session.
         answered: what came other than predictions, by type.
     """
@@ -207,12 +208,16 @@ class LiveClient:
         return answer
 
     async def chat(self) -> None:
-        """A line each few seconds, until cancelled."""
-        while True:
+        """A line each few seconds, until cancelled or gone."""
+        while not self.gone:
             line = LINES[self.lines % len(LINES)]
             self.channel.send(json.dumps({"type": "chat", "text": line}))
             self.lines += 1
             await asyncio.sleep(CHAT_EVERY_S)
+
+    @property
+    def gone(self) -> bool:
+        return self.channel.readyState != "open"
 
     def pause(self) -> None:
         """Send no more media; the connection stays."""
@@ -244,7 +249,8 @@ class LiveClient:
             self.whole.take(document)
         elif self.own.take(document):
             ended = datetime.fromisoformat(document["end_wall"]).timestamp()
-            self.delays.append((time.monotonic(), came - ended))
+            made = datetime.fromisoformat(document["emitted_wall"]).timestamp()
+            self.delays.append((made - ended, came - ended))
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float | None]:

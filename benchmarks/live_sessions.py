@@ -9,8 +9,8 @@ machine's cores are the engine's. Every five seconds:
   (Theil and Sen) through the last two thirds of the run.
 - ``delay``: from a frame's last packet to its item, as ``GET /sessions/NAME`` has it (the median of
   the last thousand frames): the median over all sessions, and the greatest.
-- ``answer``: window end to the participant's prediction at the client, over the data channel.
-  Client and engine have the same clock.
+- ``made``, ``answer``: window end to the participant's prediction being made, and to its arrival at
+  the client, over the data channel. Client and engine have the same clock.
 
 At the end the clients send no more media, a second goes by, and it must all add up: RTP packets
 sent against received, frames sent against handed over and stated as lost, items against what became
@@ -31,7 +31,6 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from statistics import median
@@ -41,9 +40,10 @@ import httpx2
 import psutil
 
 from benchmarks.engine_process import EngineProcess, engine_process
+from benchmarks.live_accounts import Run, figures, tables
 from benchmarks.live_clients import Encoded, LiveClient, encode, percentiles_ms
 from benchmarks.machine import circumstances, finish
-from benchmarks.report import table, write_page
+from benchmarks.report import write_page
 
 EVERY_S = 5.0
 JOIN_EVERY_S = 1.0
@@ -52,7 +52,6 @@ CLIP_S = 20
 QUIET_S = 1.0
 STATS_S = 60.0
 MB = 1_000_000
-TARGET_MB_A_MINUTE = 1.0
 
 
 # -- the clients' process ------------------------------------------------------------------------
@@ -104,10 +103,15 @@ async def _join(
 
 
 def _sample(inside: Sequence[LiveClient]) -> dict[str, Any]:
-    delays = [delay for client in inside for _, delay in client.delays]
+    delays = [delay for client in inside for delay in client.delays]
     for client in inside:
         client.delays.clear()
-    return {"answer_ms": percentiles_ms(delays), "predictions": len(delays)}
+    return {
+        "made_ms": percentiles_ms([made for made, _ in delays]),
+        "answer_ms": percentiles_ms([came for _, came in delays]),
+        "predictions": len(delays),
+        "gone": [client.session for client in inside if client.gone],
+    }
 
 
 async def _account(client: LiveClient) -> dict[str, Any]:
@@ -127,26 +131,6 @@ async def _account(client: LiveClient) -> dict[str, Any]:
 
 
 # -- the run ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Run:
-    """What was measured.
-
-    Fields:
-        samples: one each five seconds.
-        sessions, refusals: who was let in; what the others were told.
-        sent, received: accounts of clients and engine at the end, by session.
-        shares: cores used by the engine and by the clients' process, on average.
-    """
-
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    sessions: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    sent: dict[str, Any] = field(default_factory=dict)
-    received: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
 
 
 def run(count: int, minutes: float, sets: Sequence[str]) -> Run:
@@ -190,6 +174,8 @@ def _watch(
     while (at := time.monotonic() - began) < minutes * 60:
         time.sleep(max(0.0, (len(found.samples) + 1) * EVERY_S - at))
         told = _ask(pipe, process, "sample")
+        if told["gone"]:
+            raise SystemExit(f"sessions ended by themselves: {', '.join(told['gone'])}; too many?")
         described = [engine.describe(name) for name in found.sessions]
         sample = {
             "second": round(time.monotonic() - began),
@@ -261,144 +247,14 @@ def _dropped(described: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _said(sample: dict[str, Any]) -> str:
     video, audio = sample["delay_ms"]["video"], sample["delay_ms"]["audio"]
-    answer = sample["answer_ms"]
+    made, answer = sample["made_ms"], sample["answer_ms"]
     return (
         f"{sample['second']:>4} s: {sample['memory_mb']:7.2f} MB, video {video['p50']} ms "
-        f"(worst session {video['worst_p50']}), audio {audio['p50']} ms, answer p50 "
-        f"{answer['p50']} p99 {answer['p99']} ms of {sample['predictions']}, busy "
-        f"{sample['machine_busy']:.0%}, drops {sample['dropped'] or 'none'}"
+        f"(worst session {video['worst_p50']}), audio {audio['p50']} ms, made p50 {made['p50']} "
+        f"p99 {made['p99']} ms, answer p50 {answer['p50']} p99 {answer['p99']} ms "
+        f"of {sample['predictions']}, busy {sample['machine_busy']:.0%}, "
+        f"drops {sample['dropped'] or 'none'}"
     )
-
-
-# -- what it comes to ----------------------------------------------------------------------------
-
-
-def slope(pairs: Sequence[tuple[float, float]]) -> float:
-    """The median slope between any two points (Theil and Sen)."""
-    slopes = [
-        (y2 - y1) / (x2 - x1)
-        for number, (x1, y1) in enumerate(pairs)
-        for x2, y2 in pairs[number + 1 :]
-        if x2 > x1
-    ]
-    return median(slopes) if slopes else 0.0
-
-
-def accounts(found: Run) -> dict[str, dict[str, int]]:
-    """What does not add up, over all sessions: name -> both sides and their difference."""
-    totals: dict[str, list[int]] = {}
-
-    def add(name: str, left: int, right: int) -> None:
-        sides = totals.setdefault(name, [0, 0, 0])
-        sides[0] += left
-        sides[1] += right
-        sides[2] += abs(left - right)
-
-    for name in found.sessions:
-        sent = found.sent[name]
-        (participant,) = found.received[name]["participants"]
-        (connection,) = participant["connections"]
-        for kind in ("video", "audio"):
-            track = connection[kind]
-            came = track["packets"] - track["duplicates"]
-            add(f"{kind} RTP: sent = received + lost", sent["rtp"][kind], came + track["lost"])
-            explained = track["frames"] + track["waiting"] + track["decode_errors"]
-            explained += sum(track["dropped"].values()) + track["frames_given_up"]
-            add(f"{kind} frames: sent = handed over + stated", sent["frames"][kind], explained)
-            items = dict(participant["items"][kind])
-            if kind == "video":
-                add("video items: handed over = received", track["frames"], items["received"])
-            received = items.pop("received")
-            add(f"{kind} items: received = used + stated", received, sum(items.values()))
-        lines = participant["items"]["chat"]["received"]
-        add("lines: sent = received", sent["lines"], lines)
-        windows = sent["windows"]
-        add("windows without a word: participant", windows["missing"], 0)
-        add("windows without a word: session", windows["session_missing"], 0)
-        add(
-            "windows skipped: engine = client", participant["skipped"], windows["stated_as_skipped"]
-        )
-    keys = ("left", "right", "unaccounted")
-    return {name: dict(zip(keys, sides, strict=True)) for name, sides in totals.items()}
-
-
-def figures(found: Run) -> dict[str, Any]:
-    """What the run comes to."""
-    samples = found.samples
-    late = samples[len(samples) // 3 :]
-    third = max(1, len(samples) // 3)
-
-    def growth(first: list[float], last: list[float]) -> dict[str, float]:
-        return {"first_third": round(median(first), 2), "last_third": round(median(last), 2)}
-
-    def of(key: str, kind: str, part: list[dict[str, Any]]) -> list[float]:
-        return [s[key][kind]["p50"] for s in part if s[key][kind]["p50"] is not None]
-
-    def answers(name: str, part: list[dict[str, Any]]) -> list[float]:
-        return [s["answer_ms"][name] for s in part if s["answer_ms"][name] is not None]
-
-    return {
-        "memory_mb": {"first": samples[0]["memory_mb"], "last": samples[-1]["memory_mb"]},
-        "memory_mb_a_minute": round(slope([(s["second"] / 60, s["memory_mb"]) for s in late]), 3),
-        "video_delay_p50_ms": growth(
-            of("delay_ms", "video", samples[:third]), of("delay_ms", "video", samples[-third:])
-        ),
-        "audio_delay_p50_ms": growth(
-            of("delay_ms", "audio", samples[:third]), of("delay_ms", "audio", samples[-third:])
-        ),
-        "answer_p50_ms": growth(answers("p50", samples[:third]), answers("p50", samples[-third:])),
-        "answer_p99_ms": growth(answers("p99", samples[:third]), answers("p99", samples[-third:])),
-        "drops": samples[-1]["dropped"],
-        "accounts": accounts(found),
-        "cores": found.shares,
-        "machine_busy": round(median(s["machine_busy"] for s in samples), 2),
-    }
-
-
-def tables(found: Run, told: dict[str, Any]) -> list[str]:
-    """For people to read."""
-    growths = [
-        [name, told[key]["first_third"], told[key]["last_third"]]
-        for name, key in (
-            ("last packet → item, video p50 (ms)", "video_delay_p50_ms"),
-            ("last packet → item, sound p50 (ms)", "audio_delay_p50_ms"),
-            ("window end → client p50 (ms)", "answer_p50_ms"),
-            ("window end → client p99 (ms)", "answer_p99_ms"),
-        )
-    ]
-    memory = told["memory_mb"]
-    drops = ", ".join(f"{reason} {count}" for reason, count in told["drops"].items()) or "none"
-    text = (
-        f"{len(found.sessions)} sessions. Memory {memory['first']} MB after the first sample, "
-        f"{memory['last']} MB at the end, {told['memory_mb_a_minute']} MB a minute over the last "
-        f"two thirds (target: under {TARGET_MB_A_MINUTE:g}). Cores: engine "
-        f"{told['cores']['engine']}, clients {told['cores']['clients']}; the machine was "
-        f"{told['machine_busy']:.0%} busy (median). Refusals: {len(found.refusals)}. "
-        f"Drops, as stated: {drops}."
-    )
-    balance = [
-        [name, sides["left"], sides["right"], sides["unaccounted"]]
-        for name, sides in told["accounts"].items()
-    ]
-    course = [
-        [
-            sample["second"],
-            sample["memory_mb"],
-            sample["delay_ms"]["video"]["p50"],
-            sample["delay_ms"]["audio"]["p50"],
-            sample["answer_ms"]["p50"],
-            sample["answer_ms"]["p99"],
-            f"{sample['machine_busy']:.0%}",
-        ]
-        for sample in found.samples[:: max(1, len(found.samples) // 20)]
-    ]
-    head = ["second", "MB", "video ms", "sound ms", "answer p50 ms", "p99 ms", "busy"]
-    return [
-        text,
-        table(["", "first third", "last third"], growths),
-        table(["account", "left", "right", "unaccounted"], balance),
-        table(head, course),
-    ]
 
 
 def main() -> None:

@@ -23,8 +23,11 @@ class Machine:
         self.participants = 0
         self.skipped = 0
         self.each = 0.2
+        self.loop_each = 0.0
         self.idle = 0.05
         self._used = 0.0
+        self._loop_used = 0.0
+        self._loop_at_ns = self.runtime.now_ns()
         self._at_ns = self.runtime.now_ns()
         self.admission = Admission(
             self.runtime,
@@ -33,6 +36,7 @@ class Machine:
             participants=lambda: self.participants,
             skipped=lambda: self.skipped,
             used_ns=self._used_ns,
+            loop_used_ns=self._loop_used_ns,
             cores=2.0,
         )
 
@@ -42,6 +46,12 @@ class Machine:
         self._used += (now_ns - self._at_ns) * busy
         self._at_ns = now_ns
         return int(self._used)
+
+    def _loop_used_ns(self) -> int:
+        now_ns = self.runtime.now_ns()
+        self._loop_used += (now_ns - self._loop_at_ns) * self.participants * self.loop_each
+        self._loop_at_ns = now_ns
+        return int(self._loop_used)
 
     async def pass_seconds(self, seconds: int) -> None:
         await self.runtime.advance_to(self.runtime.now_ns() + seconds * NS_PER_S)
@@ -94,6 +104,18 @@ def test_what_a_participant_costs_is_learned(machine: Machine) -> None:
         await machine.pass_seconds(60)
         assert machine.admission.load.each_cores == pytest.approx(0.5, abs=0.01)
         assert machine.fill() == 1  # 1.05 and 0.5 is 1.55
+
+    machine.run(scenario)
+
+
+def test_one_thread_can_be_full_while_there_are_cores(machine: Machine) -> None:
+    async def scenario() -> None:
+        machine.participants, machine.each, machine.loop_each = 4, 0.2, 0.1
+        await machine.pass_seconds(60)
+        assert machine.admission.load.loop_cores == pytest.approx(0.4, abs=0.01)
+        assert machine.fill() == 1  # 0.51 for the loop, and 0.85 of 1.7 cores are in use
+        with pytest.raises(RefusedError, match="event loop uses"):
+            machine.admission.admit()
 
     machine.run(scenario)
 

@@ -1,9 +1,9 @@
 """Whether the machine can take one more participant, from what it measures of itself.
 
-Three measurements decide: the processor time that the process has used of late against the cores
-it has, the time by which the event loop runs late, and windows that the models had to skip. What a
-participant costs is learned from those who are there; before the first, the bundle's graphs are
-timed once.
+Four measurements decide: the processor time that the process has used of late against the cores
+it has, that of the event loop's thread, the time by which the loop runs late, and windows that the
+models had to skip. What a participant costs is learned from those who are there; before the first,
+the bundle's graphs are timed once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ SETTLE_NS: Final = 5 * NS_PER_S
 """A participant who came within this is not yet seen in the measurements."""
 LATE_NS: Final = 100_000_000
 """A loop that runs later than this has no room."""
+LOOP_SHARE: Final = 0.6
+"""Of one core, times the capacity, for the loop's thread: it has to wait for the interpreter's lock
+again and again. With six sessions on two cores (benchmarks/live_sessions.py) it used 0.6 of a core,
+the process 1.25 of two, and packets waited for up to half a second before they were read."""
 RECEIVING_CORES: Final = 0.06
 """To receive and decode 640x480 at 30 pictures a second and sound, before it was measured
 (benchmarks/webrtc_delay.py)."""
@@ -45,6 +49,15 @@ def own_cores() -> float:
 def used_ns() -> int:
     """Processor time of this process so far, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int((usage.ru_utime + usage.ru_stime) * NS_PER_S)
+
+
+def loop_used_ns() -> int:
+    """Processor time of the calling thread so far; 0 where the system does not tell."""
+    thread = getattr(resource, "RUSAGE_THREAD", None)
+    if thread is None:
+        return 0
+    usage = resource.getrusage(thread)
     return int((usage.ru_utime + usage.ru_stime) * NS_PER_S)
 
 
@@ -67,17 +80,58 @@ class Load:
 
     Fields:
         busy_cores: processor time a second.
+        loop_cores: that of the event loop's thread.
         late_ns: by how much the event loop runs late.
         skipping: windows were skipped within the last seconds.
-        each_cores: what a participant costs.
+        each_cores, each_loop_cores: what a participant costs.
         participants: who are there.
     """
 
     busy_cores: float
+    loop_cores: float
     late_ns: int
     skipping: bool
     each_cores: float
+    each_loop_cores: float
     participants: int
+
+
+class _Share:
+    """Processor time a second, smoothed, and what a participant takes of it."""
+
+    def __init__(self, used_ns: Callable[[], int], each: float) -> None:
+        self.each = each
+        self._busy: float | None = None
+        self._used_ns = used_ns
+        self._before_ns = 0
+        self._alone = 0  # samples since somebody was there
+        self._idle: float | None = None  # what is used with nobody there
+
+    @property
+    def busy(self) -> float:
+        return self._busy or 0.0
+
+    def begin(self) -> None:
+        """The first sample begins now."""
+        self._before_ns = self._used_ns()
+
+    def sample(self, wall_ns: int, there: int, *, settled: bool) -> None:
+        """A sample of ``wall_ns`` ends.
+
+        Args:
+            there: participants now.
+            settled: all of them were there for all of it.
+        """
+        used_ns = self._used_ns()
+        busy = (used_ns - self._before_ns) / wall_ns
+        self._before_ns = used_ns
+        self._busy = busy if self._busy is None else MEMORY * self._busy + (1 - MEMORY) * busy
+        self._alone = 0 if there else self._alone + 1
+        if self._alone and (self._idle is None or self._alone > FORGOTTEN):
+            self._idle = self._busy
+        elif there and settled:
+            each = max(0.0, self._busy - (self._idle or 0.0)) / there
+            self.each = MEMORY * self.each + (1 - MEMORY) * each
 
 
 class Admission:
@@ -87,7 +141,8 @@ class Admission:
         capacity: share of the cores that may be used.
         expected_cores: what a participant is taken to cost before it was measured.
         participants, skipped: how many there are now; how many windows were skipped so far.
-        used_ns, cores: the process's processor time so far, and the cores it has.
+        used_ns, loop_used_ns: processor time of the process and of the loop's thread so far.
+        cores: that the process has.
     """
 
     def __init__(
@@ -99,18 +154,17 @@ class Admission:
         participants: Callable[[], int],
         skipped: Callable[[], int],
         used_ns: Callable[[], int] = used_ns,
+        loop_used_ns: Callable[[], int] = loop_used_ns,
         cores: float | None = None,
     ) -> None:
         self._runtime = runtime
         self._limit = capacity * (own_cores() if cores is None else cores)
-        self._expected = expected_cores
+        self._loop_limit = capacity * LOOP_SHARE
         self._participants = participants
         self._skipped = skipped
-        self._used_ns = used_ns
-        self._busy: float | None = None
-        self._alone = 0  # samples since somebody was there
-        self._idle: float | None = None  # what the process uses with nobody there
-        self._each = expected_cores
+        self._process = _Share(used_ns, expected_cores)
+        # What a participant takes of the loop is told by nothing before one is there.
+        self._loop = _Share(loop_used_ns, 0.0)
         self._late_ns = 0.0
         self._skipped_at_ns: int | None = None
         self._came: list[int] = []  # instants of those not yet seen; bounded by SETTLE_NS
@@ -118,28 +172,23 @@ class Admission:
 
     async def run(self) -> None:
         """Measure, once a second, until cancelled."""
-        now_ns, used = self._runtime.now_ns(), self._used_ns()
-        skipped = self._skipped()
+        now_ns, skipped = self._runtime.now_ns(), self._skipped()
+        for share in (self._process, self._loop):
+            share.begin()
         while True:
             due_ns = now_ns + SAMPLE_NS
             await self._runtime.sleep_until(due_ns)
-            after_ns, used_after = self._runtime.now_ns(), self._used_ns()
-            self._sample((used_after - used) / (after_ns - now_ns), after_ns - due_ns)
+            after_ns = self._runtime.now_ns()
+            self._sample(after_ns - now_ns, after_ns - due_ns)
             if (skipped_after := self._skipped()) > skipped:
                 self._skipped_at_ns = after_ns
-            now_ns, used, skipped = after_ns, used_after, skipped_after
+            now_ns, skipped = after_ns, skipped_after
 
-    def _sample(self, busy: float, late_ns: int) -> None:
-        self._busy = busy if self._busy is None else MEMORY * self._busy + (1 - MEMORY) * busy
+    def _sample(self, wall_ns: int, late_ns: int) -> None:
         self._late_ns = MEMORY * self._late_ns + (1 - MEMORY) * late_ns
-        there = self._participants()
         self._forget_old()
-        self._alone = 0 if there else self._alone + 1
-        if self._alone and (self._idle is None or self._alone > FORGOTTEN):
-            self._idle = self._busy
-        elif there and not self._came:
-            each = max(0.0, self._busy - (self._idle or 0.0)) / there
-            self._each = MEMORY * self._each + (1 - MEMORY) * each
+        for share in (self._process, self._loop):
+            share.sample(wall_ns, self._participants(), settled=not self._came)
 
     def _forget_old(self) -> None:
         since_ns = self._runtime.now_ns() - SETTLE_NS
@@ -151,10 +200,12 @@ class Admission:
         now_ns = self._runtime.now_ns()
         skipping = self._skipped_at_ns is not None and now_ns - self._skipped_at_ns < SETTLE_NS
         return Load(
-            busy_cores=self._busy or 0.0,
+            busy_cores=self._process.busy,
+            loop_cores=self._loop.busy,
             late_ns=int(self._late_ns),
             skipping=skipping,
-            each_cores=self._each,
+            each_cores=self._process.each,
+            each_loop_cores=self._loop.each,
             participants=self._participants(),
         )
 
@@ -168,11 +219,17 @@ class Admission:
         load = self.load
         # The first one is always tried: what it costs here is not known before.
         if load.participants or self._came:
-            wanted = load.busy_cores + (len(self._came) + 1) * load.each_cores
-            if wanted > self._limit:
+            newcomers = len(self._came) + 1
+            if load.busy_cores + newcomers * load.each_cores > self._limit:
                 self._refuse(
                     f"{load.busy_cores:.2f} of {self._limit:.2f} cores are in use, and a "
                     f"participant takes {load.each_cores:.2f}"
+                )
+            if load.loop_cores + newcomers * load.each_loop_cores > self._loop_limit:
+                self._refuse(
+                    f"the event loop uses {load.loop_cores:.2f} of the {self._loop_limit:.2f} "
+                    f"cores that it can count on, and a participant takes "
+                    f"{load.each_loop_cores:.2f}"
                 )
             if load.late_ns > LATE_NS:
                 self._refuse(f"everything runs {load.late_ns / 1e6:.0f} ms late")
@@ -190,6 +247,8 @@ class Admission:
         return {
             "busy_cores": load.busy_cores,
             "limit_cores": self._limit,
+            "loop_cores": load.loop_cores,
+            "loop_limit_cores": self._loop_limit,
             "participant_cores": load.each_cores,
             "loop_late_seconds": load.late_ns / NS_PER_S,
             "refused_for_capacity_total": float(self.refused),

@@ -19,6 +19,7 @@ class Run:
     Fields:
         samples: one each five seconds.
         sessions, refusals: who was let in; what the others were told.
+        ended: who was let in and did not stay to the end.
         sent, received: accounts of clients and engine at the end, by session.
         shares: cores used by the engine and by the clients' process, on average.
     """
@@ -26,6 +27,7 @@ class Run:
     samples: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     sent: dict[str, Any] = field(default_factory=dict)
     received: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -119,6 +121,10 @@ def figures(found: Run) -> dict[str, Any]:
     }
 
 
+def _last(refusals: list[str]) -> str:
+    return f" (the last: {refusals[-1]})" if refusals else ""
+
+
 def tables(found: Run, told: dict[str, Any]) -> list[str]:
     """For people to read."""
     growths = [
@@ -139,7 +145,8 @@ def tables(found: Run, told: dict[str, Any]) -> list[str]:
         f"{memory['last']} MB at the end, {told['memory_mb_a_minute']} MB a minute over the last "
         f"two thirds (target: under {TARGET_MB_A_MINUTE:g}). Cores: engine "
         f"{told['cores']['engine']}, clients {told['cores']['clients']}; the machine was "
-        f"{told['machine_busy']:.0%} busy (median). Refusals: {len(found.refusals)}. "
+        f"{told['machine_busy']:.0%} busy (median). Refusals: {len(found.refusals)}"
+        f"{_last(found.refusals)}. Ended by themselves: {', '.join(found.ended) or 'none'}. "
         f"Drops, as stated: {drops}."
     )
     balance = [

@@ -81,6 +81,7 @@ async def _clients(pipe: Pipe, url: str, encoded: Encoded, count: int) -> None:
         for client in inside:
             client.pause()
         await asyncio.sleep(QUIET_S)
+        inside = [client for client in inside if not client.gone]
         pipe.send({client.session: await _account(client) for client in inside})
         await loop.run_in_executor(None, pipe.recv)  # the engine was asked meanwhile
         for client in inside:
@@ -175,8 +176,12 @@ def _watch(
     while (at := time.monotonic() - began) < minutes * 60:
         time.sleep(max(0.0, (len(found.samples) + 1) * EVERY_S - at))
         told = _ask(pipe, process, "sample")
-        if told["gone"]:
-            raise SystemExit(f"sessions ended by themselves: {', '.join(told['gone'])}; too many?")
+        for name in set(told["gone"]) & set(found.sessions):
+            # The account at the end is of those who are left; that it ended is told.
+            found.sessions.remove(name)
+            found.ended.append(f"{name} at {time.monotonic() - began:.0f} s")
+        if not found.sessions:
+            raise SystemExit("all sessions ended by themselves: too many?")
         described = [engine.describe(name) for name in found.sessions]
         sample = {
             "second": round(time.monotonic() - began),
@@ -274,8 +279,12 @@ def main() -> None:
     document: dict[str, object] = {
         "benchmark": "live_sessions",
         **circumstances(),
-        "sessions": {"asked": arguments.sessions, "let_in": len(found.sessions)},
+        "sessions": {
+            "asked": arguments.sessions,
+            "let_in": len(found.sessions) + len(found.ended),
+        },
         "refusals": found.refusals,
+        "ended_by_themselves": found.ended,
         "minutes": arguments.minutes,
         "settings": arguments.sets,
         "load_before": round(before, 2),

@@ -124,6 +124,11 @@ class Lineup:
         """The sources that are there, in the order in which they came."""
         return tuple(self._seats)
 
+    @property
+    def closing(self) -> bool:
+        """Whether it is over, or about to be: nothing can be added any more."""
+        return self._closing.is_set()
+
     def feeding(self, modality: Modality) -> bool:
         """Whether some source feeds this modality."""
         slot = self._slots.get(modality)

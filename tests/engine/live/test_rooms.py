@@ -243,6 +243,24 @@ def test_a_client_that_leaves_may_come_back_within_the_linger_time(bundle: Path)
     with_rooms(bundle, use, replace(LIVE, linger_ms=10_000))
 
 
+def test_who_comes_back_while_their_end_is_under_way_is_told_to_try_again(bundle: Path) -> None:
+    async def use(house: House) -> None:
+        await house.enter("s", "bob", audio=ToneTrack())
+        _, joined = await house.enter("s", "ann", audio=ToneTrack())
+        other = Client(audio=ToneTrack())
+        offer = await other.offer()
+        (room,) = house.rooms._rooms.values()
+        participant = room._participants["ann"]
+        await house.rooms.leave("s", joined.connection)
+        participant.lineup.close()  # as it is when nobody came back in time
+        with pytest.raises(RefusedError, match="is ending") as refused:
+            await house.rooms.join("s", "ann", offer)
+        assert (refused.value.reason, refused.value.retry_after_s) == ("closing", 1)
+        await other.close()
+
+    with_rooms(bundle, use)
+
+
 def test_a_killed_client_ends_its_session_which_is_told(bundle: Path) -> None:
     async def use(house: House) -> None:
         client, _ = await house.enter("s", "ann", video=PatternTrack(), audio=ToneTrack())

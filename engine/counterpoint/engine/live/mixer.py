@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from counterpoint.engine.align import State, Status
+from counterpoint.engine.config import NS_PER_MS, TimeSection
 from counterpoint.engine.prediction import HeadResult, ModalityReport, Prediction, StageTimes
 from counterpoint.streams.types import Modality, Tier
+
+MODELS_NS = 250 * NS_PER_MS
+"""What a participant's models may take before the session's window leaves without them."""
 
 _SILENT = frozenset({State.MISSING, State.SILENT})
 # The best that any participant has is how the session stands.
@@ -58,6 +62,17 @@ class Mixer:
         self._epoch = 0
         self._owed: dict[str, int] = {}  # drops not yet stated
         self.late = 0  # predictions of windows that cannot be revised any more
+
+    @classmethod
+    def of(cls, session: str, time: TimeSection, hop_ns: int) -> Mixer:
+        """One that is as patient as the configuration lets participants be late."""
+        wait_ns = (time.deadline_ms + time.lateness_ms) * NS_PER_MS
+        return cls(
+            session,
+            hop_ns=hop_ns,
+            patience_ns=wait_ns + MODELS_NS,
+            kept=wait_ns // hop_ns + 4,
+        )
 
     @property
     def members(self) -> tuple[str, ...]:

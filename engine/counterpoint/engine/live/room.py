@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from counterpoint.engine.chat_redis import RedisChat, chat_key
 from counterpoint.engine.config import NS_PER_MS
@@ -31,9 +31,6 @@ from counterpoint.streams.webrtc.signalling import CandidateError, OfferError
 
 log = logging.getLogger(__name__)
 
-MIX_PATIENCE_NS: Final = 250 * NS_PER_MS
-"""What a participant's models may take before the session's window leaves without them."""
-
 
 class Room:
     """A session while somebody is there. `run` it once; it returns when it is over.
@@ -50,13 +47,7 @@ class Room:
         self._peers = peers
         manifest, config = engine.models.bundle.manifest, engine.config
         self._hop_ns = config.time.stride(manifest.hop_ns) * manifest.hop_ns
-        wait_ns = (config.time.deadline_ms + config.time.lateness_ms) * NS_PER_MS
-        self._mixer = Mixer(
-            name,
-            hop_ns=self._hop_ns,
-            patience_ns=wait_ns + MIX_PATIENCE_NS,
-            kept=wait_ns // self._hop_ns + 4,
-        )
+        self._mixer = Mixer.of(name, config.time, self._hop_ns)
         self._heads = {
             head: manifest.heads[head].labels
             for head in config.purpose.allowed_heads(manifest.heads)
@@ -137,6 +128,7 @@ class Room:
         await self._wanted.wait()
         # Before the offer is read: the name is taken for as long as that takes.
         participant = self._participants.get(name) or self._new_participant(name)
+        self._check_open(participant)
         participant.check_room()
         participant.joining += 1
         try:
@@ -162,6 +154,7 @@ class Room:
             raise RefusedError(str(error), reason="unreachable") from error
         try:
             await self._take_over(participant, peer)
+            self._check_open(participant)
             seat = participant.lineup.add(
                 peer, modalities=peer.modalities & participant.lineup.modalities, retry=False
             )
@@ -173,6 +166,16 @@ class Room:
         assert self._group is not None
         self._runtime.spawn(self._group, f"{peer.name}/end", self._until_gone(participant, key))
         return Joined(connection=key, answer=answer, etag=peer.ice_session)
+
+    def _check_open(self, participant: Participant) -> None:
+        """
+        Raises:
+            RefusedError: who comes back finds their last windows still on their way out.
+        """
+        if participant.lineup.closing:
+            raise RefusedError(
+                f"{participant.key} is ending; try again", reason="closing", retry_after_s=1
+            )
 
     async def _take_over(self, participant: Participant, peer: Peer) -> None:
         """A reconnect: who fed the same goes first. One without media, a second page, may stay."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.trainer.support import need_trainer
@@ -76,6 +78,24 @@ def test_the_same_rows_give_the_same_temperatures(bundle: Bundle, tmp_path: Path
         assert main(["calibrate", str(bundle.root), str(table), *options]) == 0
         digests.add(load_bundle(out).digest)
     assert len(digests) == 1
+
+
+def test_a_row_in_which_a_modality_was_never_heard_counts_for_what_was(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """A picture without a face: nothing is heard of it, alone or beside the words."""
+    assert cv2.imwrite(str(tmp_path / "wall.png"), np.full((96, 96), 127, np.uint8))
+    rows = [
+        [f"{n}", "wall.png", word, f"s{n % 3}", "validation", EMOTIONS[n % 3]]
+        for n, word in enumerate(WORDS[4:10])
+    ]
+    columns = ("id", "video", "text", "speaker", "split", "label:emotion")
+    table, out = write_index(tmp_path / "index.csv", rows, columns), tmp_path / "out"
+    options = ["--out", str(out), "--least-rows", "1"]
+    assert main(["calibrate", str(bundle.root), str(table), *options]) == 0
+    card = load_bundle(out).read_bytes(MODEL_CARD_FILE).decode()
+    for mask, count in (("100", 0), ("101", 0), ("001", 6)):
+        assert f"| emotion | {mask} | {count} | {min(count, 3)} |" in card
 
 
 def test_nothing_is_fitted_on_rows_of_train_or_test(

@@ -122,19 +122,20 @@ def _samples(head: str, mask: str, scored: Sequence[Scored]) -> tuple[Samples | 
             continue
         # Where less was heard (no face, no voice) it is another mask's temperature that counts.
         chosen = [at for at, heard in enumerate(said.heard) if heard == mask]
+        if not chosen:
+            continue
         logits.append(said.logits[head][chosen])
         labels += [int(row.example.labels[head])] * len(chosen)
         weights += [1 / len(chosen)] * len(chosen)
         speakers += [speaker_of(row.example)] * len(chosen)
-    rows = sum(1 for part in logits if len(part))
-    if not rows:
+    if not logits:
         return None, 0
     stacked = torch.from_numpy(np.concatenate(logits))
     target = F.one_hot(torch.tensor(labels), stacked.shape[1]).double()
     samples = Samples(
         logits=stacked, target=target, weight=torch.tensor(weights).double(), speakers=speakers
     )
-    return samples, rows
+    return samples, len(logits)
 
 
 def write_calibrated(bundle: Bundle, lines: Sequence[Line], out: Path, dataset: str) -> Bundle:

@@ -10,61 +10,102 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    epochs: int = 26
+    """Fields whose name does not say it all.
+
+    sizes: (picture size in px, epochs) in their order: an epoch of small pictures costs a third of
+        one at 48 px, and most is learned from them. The last size must be the engine's.
+    average: share of itself that the running mean of the weights keeps at a step.
+    warm_up: share of the steps in which the learning rate rises; then it falls linearly to 0.
+    erase_share, degrade_share: shares of the pictures that lose a rectangle, or detail.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((24, 8), (32, 10), (48, 4))
     batch_size: int = 128
     learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    dropout: float = 0.25
+    warm_up: float = 0.15
+    weight_decay: float = 0.05
+    average: float = 0.995
+    dropout: float = 0.2
     calibration_share: float = 0.1
     rotation_degrees: float = 14.0
     zoom: float = 0.14
-    shift: float = 0.10
-    degrade_share: float = 0.3
-    bfloat16: bool = True
+    shift: float = 0.08
+    degrade_share: float = 0.15
+    erase_share: float = 0.25
+    bfloat16: bool = False
+
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for _, epochs in self.sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioConfig:
-    epochs: int = 50
+    epochs: int = 25
     clips_per_epoch: int = 4096
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     dropout: float = 0.35
     label_smoothing: float = 0.05
-    ravdess_share: float = 0.45
+    average_decay: float = 0.998
+    ravdess_share: float = 0.55
     gain_db: float = 10.0
     noise_share: float = 0.5
     snr_db: tuple[float, float] = (0.0, 30.0)
     tempo: float = 0.15
-    pitch: float = 0.06
+    pitch: float = 0.1
     mixup_share: float = 0.5
     mixup_alpha: float = 0.3
     masks: int = 2
     mask_bins: int = 10
     mask_frames: int = 25
     start_share: float = 0.2
-    bfloat16: bool = True
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
-    epochs: int = 2
-    lines_per_epoch: int = 60_000
-    batch_size: int = 64
-    tuned_layers: int = 3
-    encoder_learning_rate: float = 2e-4
+    """Stage ``text``. An epoch is ``lines_per_epoch`` lines, a small part of the sets.
+
+    Fields:
+        falling_epochs: the last ones, in which the learning rates fall to zero.
+        layer_decay: of the learning rate, from each layer to the one below it.
+        shares: of the lines drawn, by set.
+        balance: 0 draws the classes of a set as they occur, 1 equally often.
+        style_weight: of the loss of the guess where a line comes from.
+    """
+
+    epochs: int = 24
+    falling_epochs: int = 8
+    lines_per_epoch: int = 3_000
+    batch_size: int = 32
+    tuned_layers: int = 4
+    layer_decay: float = 0.85
+    encoder_learning_rate: float = 1.5e-4
+    encoder_dropout: float = 0.05
     learning_rate: float = 1e-3
-    ngram_learning_rate: float = 2e-3
+    ngram_learning_rate: float = 3e-3
     weight_decay: float = 0.02
     dropout: float = 0.3
     ngram_dropout: float = 0.3
     shares: dict[str, float] = field(
-        default_factory=lambda: {"semeval": 0.25, "goemotions": 0.35, "meld": 0.4}
+        default_factory=lambda: {
+            "semeval": 0.2,
+            "goemotions": 0.41,
+            "meld": 0.32,
+            "tweeteval_emotion": 0.07,
+        }
     )
-    sentiment_balance: float = 0.5
-    emotion_balance: float = 0.25
-    bfloat16: bool = True
+    balance: dict[str, float] = field(
+        default_factory=lambda: {
+            "semeval": 0.4,
+            "goemotions": 0.25,
+            "meld": 0.1,
+            "tweeteval_emotion": 0.25,
+        }
+    )
+    style_weight: float = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

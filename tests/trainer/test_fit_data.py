@@ -70,7 +70,11 @@ def test_sound_and_faces_are_what_the_engine_makes_of_them(tmp_path: Path) -> No
     assert media.seen.all()
     again = read_media(example, config, tmp_path)
     assert np.array_equal(again.sound, media.sound)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2  # faces, sound
+    # Another row of the same recording decodes nothing again.
+    read_media(replace(example, row=3, id="other"), config, tmp_path)
+    read_media(replace(example, video=None), config, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
     item = Windows(source_of(tmp_path, config, example), (example,), None)[0]
     specs = specs_of(config)
     hops = clip_hops(media.sound, specs.audio)[:12]

@@ -1,11 +1,12 @@
 """Recordings as the engine would see them: faces on the grid of hops, sound at its rate.
 
-Decoded once an example and kept in one npz, so that training reads neither video nor compressed
+Decoded once and kept as npz, so that training reads neither video nor compressed
 sound again. All preprocessing is the engine's own.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from counterpoint.trainer.records import load_arrays, save_arrays
 
 RATE_HZ: Final = 16_000
 HOP_SAMPLES: Final = RATE_HZ * HOP_NS // 1_000_000_000
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,29 +61,51 @@ def read_media(example: Example, config: RunConfig, cache: Path) -> Media:
     Raises:
         UsageError: a file cannot be decoded, naming the row and the column.
     """
-    size, use = config.video.image_size_px, (config.video.use, config.audio.use)
-    key = [_VERSION, str(size), config.video.face, str(use), str(example.start_ns)]
-    key += [str(example.end_ns), *(_identity(path) for path in (example.video, example.audio))]
-    stored = cache / f"{hashlib.sha256('|'.join(key).encode()).hexdigest()[:24]}.npz"
-    if stored.exists():
-        arrays = load_arrays(stored)
-        return Media(faces=arrays["faces"], seen=arrays["seen"], sound=_float(arrays["sound"]))
-    faces, seen = _no_faces(size)
+    faces, seen = _no_faces(config.video.image_size_px)
     sound = np.zeros(0, np.float32)
     if example.video is not None and config.video.use:
-        try:
-            faces, seen = read_faces(example, size, whole=config.video.face == "whole")
-        except (av.FFmpegError, StopIteration) as error:
-            raise _unreadable(example, "video", example.video, error) from error
+        faces, seen = _faces(example, example.video, config, cache)
     if example.audio is not None and config.audio.use:
-        try:
-            sound = _span(read_sound(example.audio, RATE_HZ), example)
-        except (av.FFmpegError, IndexError) as error:
-            raise _unreadable(example, "audio", example.audio, error) from error
+        sound = _sound(example, example.audio, cache)
+    return Media(faces=faces, seen=seen, sound=sound)
+
+
+def _faces(
+    example: Example, path: Path, config: RunConfig, cache: Path
+) -> tuple[UInt8Array, BoolArray]:
+    size, how = config.video.image_size_px, config.video.face
+    stored = _stored(cache, example, path, "faces", str(size), how)
+    if stored.exists():
+        arrays = load_arrays(stored)
+        return arrays["faces"], arrays["seen"]
+    try:
+        faces, seen = read_faces(example, size, whole=how == "whole")
+    except (av.FFmpegError, StopIteration) as error:
+        raise _unreadable(example, "video", path, error) from error
+    save_arrays(stored, faces=faces, seen=seen)
+    return faces, seen
+
+
+def _sound(example: Example, path: Path, cache: Path) -> Float32Array:
+    stored = _stored(cache, example, path, "sound")
+    if stored.exists():
+        return _float(load_arrays(stored)["sound"])
+    try:
+        sound = _span(read_sound(path, RATE_HZ), example)
+    except (av.FFmpegError, IndexError) as error:
+        raise _unreadable(example, "audio", path, error) from error
     whole = np.rint(np.clip(sound, -1, 1) * 32767).astype(np.int16)
-    save_arrays(stored, faces=faces, seen=seen, sound=whole)
+    save_arrays(stored, sound=whole)
     # As the next reading will give it: the first epoch is no different from the second.
-    return Media(faces=faces, seen=seen, sound=_float(whole))
+    return _float(whole)
+
+
+def _stored(cache: Path, example: Example, path: Path, *how: str) -> Path:
+    """By file and span, not by row: rows that share a recording share what was decoded of it."""
+    about = path.stat()
+    key = [_VERSION, *how, f"{path.resolve()}:{about.st_size}:{about.st_mtime_ns}"]
+    key += [str(example.start_ns), str(example.end_ns)]
+    return cache / f"{hashlib.sha256('|'.join(key).encode()).hexdigest()[:24]}.npz"
 
 
 def _float(whole: npt.NDArray[np.int16]) -> Float32Array:
@@ -92,13 +115,6 @@ def _float(whole: npt.NDArray[np.int16]) -> Float32Array:
 def _unreadable(example: Example, column: str, path: Path, error: Exception) -> UsageError:
     what = str(error) or "nothing in it"
     return UsageError(f"row {example.row}, column {column!r}: cannot decode {path}: {what}")
-
-
-def _identity(path: Path | None) -> str:
-    if path is None:
-        return ""
-    about = path.stat()
-    return f"{path.resolve()}:{about.st_size}:{about.st_mtime_ns}"
 
 
 def _no_faces(size: int) -> tuple[UInt8Array, BoolArray]:
@@ -113,7 +129,9 @@ def read_faces(example: Example, size: int, *, whole: bool) -> tuple[UInt8Array,
     """
     if example.video is None:
         return _no_faces(size)
-    tracker = None if whole else FaceTracker()
+    tracker = None if whole else _tracker()
+    if tracker is not None:
+        tracker.reset()
     faces: list[UInt8Array] = []
     seen: list[bool] = []
     for frame in _sampled(example.video, example):
@@ -127,6 +145,12 @@ def read_faces(example: Example, size: int, *, whole: bool) -> tuple[UInt8Array,
     if not faces:
         raise StopIteration
     return np.stack(faces), np.array(seen)
+
+
+@functools.cache
+def _tracker() -> FaceTracker:
+    """The process's own: reading its cascade takes longer than looking for one face."""
+    return FaceTracker()
 
 
 def _sampled(path: Path, example: Example) -> Iterator[VideoFrame]:

@@ -70,6 +70,7 @@ class Parts:
         video, audio: preprocessing with its measured means and deviations.
         heads: labels of each head, in the order of its logits.
         widths: of the encoders' embeddings.
+        hop_ns: the grid of all modalities and windows.
     """
 
     modules: Mapping[str, nn.Module]
@@ -82,6 +83,7 @@ class Parts:
     chat: ChatSpec
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: HEADS)
     widths: Widths = AFFECT_WIDTHS
+    hop_ns: int = HOP_NS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
     modalities = Modalities(video=parts.video, audio=parts.audio, chat=parts.chat)
     heads = {name: HeadSpec(labels=labels) for name, labels in parts.heads.items()}
     contract = tensor_contract(
-        hop_ns=HOP_NS, modalities=modalities, heads=heads, widths=parts.widths
+        hop_ns=parts.hop_ns, modalities=modalities, heads=heads, widths=parts.widths
     )
     models = {"vad": parts.vad_model}
     precisions = dict(PRECISIONS)
@@ -158,7 +160,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         created=dt.datetime.now(dt.UTC).date().isoformat(),
         engine_min_version="0.1.0",
         licence_notice=about.licence_notice,
-        hop_ns=HOP_NS,
+        hop_ns=parts.hop_ns,
         modalities=modalities,
         graphs=graphs,
         heads=heads,

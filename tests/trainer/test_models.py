@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.trainer.affect.fusion import Pool, draw_triples
-from counterpoint.trainer.affect.text import class_weights, masked_loss
 from counterpoint.trainer.models import (
     AUDIO_DIM,
     TEXT_DIM,
@@ -156,29 +155,6 @@ def test_sentiment_of_faces_follows_the_table() -> None:
     sure = torch.full((1, 7), -50.0)
     sure[0, 4] = 50
     torch.testing.assert_close(torch.exp(fusion.derive(sure))[0], fusion.table[4])
-
-
-def test_a_label_that_is_absent_gives_no_gradient() -> None:
-    sentiment = torch.randn(3, 3, requires_grad=True)
-    emotion = torch.randn(3, 7, requires_grad=True)
-    shares = torch.zeros(3, 7)
-    shares[0, 2] = 1
-    loss = masked_loss(
-        sentiment, emotion, torch.tensor([-1, 1, -1]), shares, torch.ones(3), torch.ones(7)
-    )
-    torch.autograd.backward(loss)
-    assert sentiment.grad is not None
-    assert emotion.grad is not None
-    assert sentiment.grad.abs().sum(dim=1).bool().tolist() == [False, True, False]
-    assert emotion.grad.abs().sum(dim=1).bool().tolist() == [True, False, False]
-
-
-def test_class_weights_average_to_one_and_lift_what_is_rare() -> None:
-    drawn = torch.tensor([8.0, 1.0, 1.0])
-    weight = class_weights(drawn, 0.5)
-    assert float((drawn / 10 * weight).sum()) == pytest.approx(1)
-    assert float(weight[1] / weight[0]) == pytest.approx(8**0.5)
-    assert class_weights(drawn, 0.0).tolist() == pytest.approx([1, 1, 1])
 
 
 def make_pool(classes: list[int]) -> Pool:

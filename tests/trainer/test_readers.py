@@ -18,6 +18,7 @@ from counterpoint.engine.preprocess.spec import AudioSpec
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.types import UInt8Array
 from counterpoint.trainer.data.ferplus import read_ferplus, soft_labels
+from counterpoint.trainer.data.recordings import TWEET_EMOTIONS
 from counterpoint.trainer.data.speech import (
     CALIBRATION,
     RAVDESS_VALIDATION,
@@ -26,9 +27,11 @@ from counterpoint.trainer.data.speech import (
     read_speech,
 )
 from counterpoint.trainer.data.text import (
+    TWEET_CHOICE,
     emotion_targets,
     read_meld,
     read_text,
+    read_tweeteval_emotion,
     same_text_key,
     sentiment_targets,
 )
@@ -143,7 +146,13 @@ def test_speech_is_decoded_once_into_whole_hops(tmp_path: Path) -> None:
 
 def make_text(data: Path) -> None:
     text = data / "text"
-    for name in ("semeval2017_task4a", "goemotions", "meld", "tweeteval_sentiment"):
+    for name in (
+        "semeval2017_task4a",
+        "goemotions",
+        "meld",
+        "tweeteval_sentiment",
+        "tweeteval_emotion",
+    ):
         (text / name).mkdir(parents=True)
     tweets = [
         "1\tpositive\tWhat a lovely day in \\u201cParis\\u201d",
@@ -156,6 +165,13 @@ def make_text(data: Path) -> None:
         "@user this update is the worst thing \nI like it \n", encoding="utf-8"
     )
     (text / "tweeteval_sentiment" / "val_labels.txt").write_text("0\n2\n")
+    emotions = text / "tweeteval_emotion"
+    (emotions / "train_text.txt").write_text(
+        "Worry is a waste. Onwards and upwards\nNOBODY told me about this @user\n"
+    )
+    (emotions / "train_labels.txt").write_text("2\n0\n")
+    (emotions / "val_text.txt").write_text("nobody told me about this\n")
+    (emotions / "val_labels.txt").write_text("0\n")
     names = [name for group in GOEMOTIONS.values() for name in group]
     (text / "goemotions" / "original_labels.txt").write_text("\n".join(names))
     joy, love, fear = (names.index(name) for name in ("joy", "love", "fear"))
@@ -189,10 +205,19 @@ def test_labels_that_a_set_lacks_are_absent(tmp_path: Path) -> None:
     assert sentiment_targets(read_meld(tmp_path, "dev")).tolist() == [0]
 
 
+def test_optimism_counts_as_happy_and_its_own_label_is_kept(tmp_path: Path) -> None:
+    make_text(tmp_path)
+    found = read_tweeteval_emotion(tmp_path, "train")
+    assert [EMOTION[line.emotion[0]] for line in found] == ["happy", "angry"]
+    assert [TWEET_EMOTIONS[line.tweet_emotion] for line in found] == ["optimism", "anger"]
+    assert {EMOTION[place] for place in TWEET_CHOICE} == {"happy", "sad", "angry"}
+    assert {line.sentiment for line in found} == {UNLABELLED}
+
+
 def test_training_never_has_a_line_of_a_validation_set(tmp_path: Path) -> None:
     make_text(tmp_path)
     sets = read_text(tmp_path)
-    assert sets.removed == {"semeval": 1, "goemotions": 0, "meld": 0}
+    assert sets.removed == {"semeval": 1, "goemotions": 0, "meld": 0, "tweeteval_emotion": 1}
     texts = [line.text for line in (*sets.training, *sets.calibration)]
     assert not [text for text in texts if "worst thing" in text]
     assert texts.count('What a lovely day in "Paris"') == 1

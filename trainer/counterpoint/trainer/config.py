@@ -19,19 +19,19 @@ class VisionConfig:
     erase_share, degrade_share: shares of the pictures that lose a rectangle, or detail.
     """
 
-    sizes: tuple[tuple[int, int], ...] = ((24, 8), (32, 10), (48, 4))
+    sizes: tuple[tuple[int, int], ...] = ((24, 6), (32, 6), (48, 2))
     batch_size: int = 128
     learning_rate: float = 3e-3
     warm_up: float = 0.15
     weight_decay: float = 0.05
-    average: float = 0.995
-    dropout: float = 0.2
+    average: float = 0.99
+    dropout: float = 0.15
     calibration_share: float = 0.1
-    rotation_degrees: float = 14.0
-    zoom: float = 0.14
+    rotation_degrees: float = 12.0
+    zoom: float = 0.12
     shift: float = 0.08
-    degrade_share: float = 0.15
-    erase_share: float = 0.25
+    degrade_share: float = 0.1
+    erase_share: float = 0.1
     bfloat16: bool = False
 
     @property

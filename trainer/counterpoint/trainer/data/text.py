@@ -18,6 +18,8 @@ import numpy as np
 
 from counterpoint.engine.preprocess.text import normalise
 from counterpoint.trainer.data.files import need
+from counterpoint.trainer.data.recordings import TWEET_EMOTIONS
+from counterpoint.trainer.data.recordings import read_tweeteval_emotion as read_tweets
 from counterpoint.trainer.labels import (
     EMOTION,
     GOEMOTIONS,
@@ -30,6 +32,15 @@ from counterpoint.trainer.labels import (
 SAME_TEXT_MIN: Final = 12
 """Shorter lines ("What?") are shared by all dialogue and no sign of a copied example."""
 
+TWEET_EMOTION_IS: Final = {"anger": "angry", "joy": "happy", "optimism": "happy", "sadness": "sad"}
+"""TweetEval's emotions as those of the bundle; GoEmotions' authors count optimism as joy, too."""
+
+TWEET_CHOICE: Final = tuple(
+    sorted({EMOTION.index(emotion) for emotion in TWEET_EMOTION_IS.values()})
+)
+"""What TweetEval's annotators chose from, in the bundle's emotions: its labels say which of these
+three, not that a tweet is neither neutral nor afraid."""
+
 CALIBRATION_PART: Final = 20
 """One line (or dialogue) of this many goes to calibration."""
 
@@ -39,10 +50,13 @@ class TextLine:
     """One line.
 
     Fields:
-        source: ``semeval``, ``goemotions``, ``meld`` or ``tweeteval``.
+        source: ``semeval``, ``goemotions``, ``meld``, ``tweeteval`` (sentiment) or
+            ``tweeteval_emotion``.
         text: normalised.
         emotion: positions in ``labels.EMOTION``, equally likely; empty where there is no label.
         sentiment: position in ``labels.SENTIMENT`` or ``UNLABELLED``.
+        tweet_emotion: position in ``TWEET_EMOTIONS`` or ``UNLABELLED``; then ``emotion`` is its
+            nearest, out of `TWEET_CHOICE`.
         group: what must stay on one side of a split: the dialogue, or the text itself.
     """
 
@@ -50,6 +64,7 @@ class TextLine:
     text: str
     emotion: tuple[int, ...] = ()
     sentiment: int = UNLABELLED
+    tweet_emotion: int = UNLABELLED
     group: str
 
     def __post_init__(self) -> None:
@@ -63,7 +78,7 @@ class TextSets:
 
     Fields:
         training, calibration: disjoint parts of the training files.
-        validation: by source: ``goemotions``, ``meld``, ``tweeteval``.
+        validation: by source: ``goemotions``, ``meld``, ``tweeteval``, ``tweeteval_emotion``.
         removed: lines of each source taken out of training because a validation set has them.
     """
 
@@ -157,6 +172,20 @@ def read_tweeteval_sentiment(data: Path) -> list[TextLine]:
     ]
 
 
+def read_tweeteval_emotion(data: Path, split: str) -> list[TextLine]:
+    """TweetEval emotion (Barbieri et al. 2020), ``train`` or ``val``: which of three emotions."""
+    return [
+        TextLine(
+            source="tweeteval_emotion",
+            text=text,
+            emotion=(EMOTION.index(TWEET_EMOTION_IS[TWEET_EMOTIONS[label]]),),
+            tweet_emotion=label,
+            group=same_text_key(text),
+        )
+        for text, label in read_tweets(data, split)
+    ]
+
+
 def read_text(data: Path) -> TextSets:
     """All sets, split: validation files whole, training files 19 : 1 into training, calibration.
 
@@ -167,13 +196,19 @@ def read_text(data: Path) -> TextSets:
         "goemotions": read_goemotions(data, "dev"),
         "meld": read_meld(data, "dev"),
         "tweeteval": read_tweeteval_sentiment(data),
+        "tweeteval_emotion": read_tweeteval_emotion(data, "val"),
     }
     seen = {same_text_key(line.text) for lines in validation.values() for line in lines}
     seen = {key for key in seen if len(key) >= SAME_TEXT_MIN}
     training: list[TextLine] = []
     calibration: list[TextLine] = []
     removed: dict[str, int] = {}
-    for lines in (read_semeval(data), read_goemotions(data, "train"), read_meld(data, "train")):
+    for lines in (
+        read_semeval(data),
+        read_goemotions(data, "train"),
+        read_meld(data, "train"),
+        read_tweeteval_emotion(data, "train"),
+    ):
         kept = [line for line in lines if line.text and same_text_key(line.text) not in seen]
         removed[lines[0].source] = len(lines) - len(kept)
         for line in kept:

@@ -1,0 +1,299 @@
+"""Heads by style, which lines are drawn, what they teach, and going on after an interruption."""
+
+# ruff: noqa: E402 - the skip comes before what needs torch
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.support import need_trainer
+
+need_trainer()
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from counterpoint.engine.preprocess.text import Int64Array
+from counterpoint.trainer.affect.heads import STYLES, Answers, StyleHeads, mix
+from counterpoint.trainer.affect.text_fit import (
+    Lines,
+    Targets,
+    TextModel,
+    batches_of_like_length,
+    fit_text,
+    line_loss,
+    line_weights,
+    optimiser_of,
+    rate_factor,
+)
+from counterpoint.trainer.config import TextConfig
+from counterpoint.trainer.data.text import TextLine
+from counterpoint.trainer.labels import EMOTION
+from counterpoint.trainer.models import MINILM_DIM, TEXT_DIM
+from counterpoint.trainer.sentence import SentenceEncoder
+
+pytestmark = pytest.mark.trainer
+
+HAPPY, SAD, ANGRY, NEUTRAL = (EMOTION.index(name) for name in ("happy", "sad", "angry", "neutral"))
+SHORT = TextConfig(
+    epochs=4, falling_epochs=2, lines_per_epoch=20, batch_size=8, tuned_layers=1,
+    shares={"meld": 0.5, "semeval": 0.25, "tweeteval_emotion": 0.25},
+    balance={"meld": 0.0, "semeval": 0.0, "tweeteval_emotion": 0.0},
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def line(source: str, text: str = "a line", **labels: object) -> TextLine:
+    return dataclasses.replace(
+        TextLine(source=source, text=text, emotion=(HAPPY,), group=text), **labels
+    )
+
+
+def answers_for(style: list[float], emotion: Tensor | None = None) -> Answers:
+    return Answers(
+        hidden=torch.zeros(1, StyleHeads.HIDDEN),
+        style=torch.tensor([style]),
+        sentiment=torch.randn(1, 2, 3),
+        emotion=torch.randn(1, 2, 7) if emotion is None else emotion,
+    )
+
+
+def test_a_line_of_a_sure_style_gets_the_answer_of_that_style() -> None:
+    answers = answers_for([-40.0, 40.0, -40.0])
+    sentiment, emotion = mix(answers)
+    torch.testing.assert_close(emotion, torch.log_softmax(answers.emotion[:, 1], dim=1))
+    torch.testing.assert_close(sentiment, torch.log_softmax(answers.sentiment[:, 0], dim=1))
+
+
+def test_a_doubtful_line_gets_the_mean_of_the_styles_that_know_the_label() -> None:
+    # Tweets have no emotions of all seven: how much it looks like one does not matter there.
+    answers = answers_for([1.0, 1.0, 5.0])
+    _, emotion = mix(answers)
+    mean = torch.softmax(answers.emotion, dim=2).mean(dim=1)
+    torch.testing.assert_close(emotion.exp(), mean)
+    torch.testing.assert_close(emotion.exp().sum(), torch.tensor(1.0))
+
+
+@torch.inference_mode()
+def test_cooling_changes_one_style_of_one_head() -> None:
+    heads = StyleHeads().eval()
+    embedding = torch.randn(5, TEXT_DIM)
+    before = heads.answers(embedding)
+    heads.cool("emotion", "dialogue", 2.0)
+    after = heads.answers(embedding)
+    torch.testing.assert_close(after.emotion[:, 1], before.emotion[:, 1] / 2)
+    torch.testing.assert_close(after.emotion[:, 0], before.emotion[:, 0])
+    torch.testing.assert_close(after.sentiment, before.sentiment)
+
+
+def gradients(style: str, **labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the loss of one line, style loss aside: by emotion (2, 7), sentiment (2, 3), tweets."""
+    answers = answers_for([0.3, -0.2, 0.1])
+    for tensor in (answers.emotion, answers.sentiment):
+        tensor.requires_grad_()
+    tweets = torch.randn(1, 4, requires_grad=True)
+    targets = Targets(
+        style=torch.tensor([STYLES.index(style)]),
+        emotion=labels.get("emotion", torch.zeros(1, 7)),
+        sentiment=labels.get("sentiment", torch.tensor([-1])),
+        tweet=labels.get("tweet", torch.tensor([-1])),
+    )
+    loss = line_loss(answers, tweets, targets, 0.0)
+    torch.autograd.backward(loss)
+    found = [tensor.grad for tensor in (answers.emotion, answers.sentiment, tweets)]
+    emotion, sentiment, four = (
+        torch.zeros_like(tensor) if grad is None else grad
+        for tensor, grad in zip((answers.emotion, answers.sentiment, tweets), found, strict=True)
+    )
+    return emotion[0], sentiment[0], four[0]
+
+
+def one(position: int, classes: int = 7) -> Tensor:
+    return nn.functional.one_hot(torch.tensor([position]), classes).float()
+
+
+def test_a_label_teaches_the_answer_of_its_own_style_and_no_other() -> None:
+    emotion, sentiment, tweets = gradients(
+        "dialogue", emotion=one(SAD), sentiment=torch.tensor([2])
+    )
+    assert emotion[1].abs().min() > 0
+    assert emotion[0].abs().max() == 0
+    assert sentiment.abs().sum(dim=1).bool().tolist() == [True, False]
+    assert tweets.abs().max() == 0
+    emotion, sentiment, _ = gradients("tweet", sentiment=torch.tensor([0]))
+    assert sentiment.abs().sum(dim=1).bool().tolist() == [False, True]
+    assert emotion.abs().max() == 0
+
+
+def test_a_choice_of_three_says_nothing_of_the_other_four() -> None:
+    answers = answers_for([40.0, 0.0, 0.0])
+    targets = Targets(
+        style=torch.tensor([STYLES.index("tweet")]),
+        emotion=one(HAPPY),
+        sentiment=torch.tensor([-1]),
+        tweet=torch.tensor([2]),
+    )
+    tweets = torch.zeros(1, 4)
+    before = line_loss(answers, tweets, targets, 0.0)
+    answers.emotion[:, :, [NEUTRAL, EMOTION.index("fear")]] += 9
+    torch.testing.assert_close(line_loss(answers, tweets, targets, 0.0), before)
+    answers.emotion[:, :, ANGRY] += 9
+    assert line_loss(answers, tweets, targets, 0.0) > before + 1
+    emotion, sentiment, four = gradients("tweet", emotion=one(HAPPY), tweet=torch.tensor([2]))
+    assert emotion.abs().max() > 0
+    assert four.abs().min() > 0
+    assert sentiment.abs().max() == 0
+
+
+def test_sets_are_drawn_by_their_shares_and_classes_by_the_balance() -> None:
+    lines = [
+        *[line("meld", emotion=(NEUTRAL,))] * 8,
+        *[line("meld", emotion=(SAD,))] * 2,
+        *[line("semeval", emotion=(), sentiment=0)] * 5,
+    ]
+    even = dataclasses.replace(SHORT, shares={"meld": 0.75, "semeval": 0.25, "goemotions": 0.0})
+    weights = line_weights(lines, dataclasses.replace(even, balance={"meld": 0, "semeval": 0}))
+    assert weights[:10].tolist() == pytest.approx([0.075] * 10)
+    assert weights[10:].tolist() == pytest.approx([0.05] * 5)
+    weights = line_weights(lines, dataclasses.replace(even, balance={"meld": 1, "semeval": 0}))
+    assert float(weights[:8].sum()) == pytest.approx(float(weights[8:10].sum()))
+    assert float(weights[:10].sum()) == pytest.approx(0.75)
+
+
+def test_rates_rise_stay_and_fall_to_zero() -> None:
+    config = dataclasses.replace(SHORT, epochs=10, falling_epochs=4)
+    found = [rate_factor(progress, config) for progress in (0.5, 1, 6, 8, 10)]
+    assert found == pytest.approx([0.5, 1, 1, 0.5, 0])
+
+
+def test_a_lower_layer_is_slower_and_those_below_are_frozen() -> None:
+    encoder, model = tiny_encoder(layers=3), TextModel(SHORT)
+    config = dataclasses.replace(SHORT, tuned_layers=2, layer_decay=0.5)
+    optimiser = optimiser_of(encoder, model, config)
+    rates = {
+        id(parameter): group["full_rate"]
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    }
+    first, second, third = encoder.layers
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    top, below = (rates[id(next(layer.parameters()))] for layer in (third, second))
+    assert (top, below) == (config.encoder_learning_rate, config.encoder_learning_rate / 2)
+
+
+def test_batches_hold_each_row_once_and_little_padding() -> None:
+    ids = [torch.zeros(length).numpy() for length in [3, 30] * 16]
+    drawn = torch.arange(32)
+    batches = batches_of_like_length(drawn, ids, 8, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(32))
+    for batch in batches:
+        assert len({len(ids[row]) for row in batch.tolist()}) == 1
+
+
+def tiny_encoder(layers: int = 2) -> SentenceEncoder:
+    return SentenceEncoder(
+        BertModel(
+            BertConfig(
+                vocab_size=30, hidden_size=MINILM_DIM, num_hidden_layers=layers,
+                num_attention_heads=2, intermediate_size=16, max_position_embeddings=16,
+            )
+        )
+    )  # fmt: skip
+
+
+class Run:
+    """A small fit that may be interrupted while the epoch ``stop`` ends."""
+
+    def __init__(self, folder: Path, config: TextConfig, stop: int | None = None) -> None:
+        torch.manual_seed(1)
+        self.said: list[str] = []
+        self.stop = stop
+        self.encoder, self.model = tiny_encoder(), TextModel(config)
+        lines = [
+            *[line("meld", f"see {n}", emotion=(n % 7,), sentiment=n % 3) for n in range(20)],
+            *[line("semeval", f"so {n}", emotion=(), sentiment=n % 3) for n in range(10)],
+            *[line("tweeteval_emotion", f"oh {n}", tweet_emotion=1) for n in range(10)],
+        ]
+        ids = [torch.tensor([1, 2 + n % 20, 3]).numpy() for n in range(len(lines))]
+        generator = torch.Generator().manual_seed(1)
+        fit_text(
+            self.encoder, self.model, Lines.of(lines), ids, config, 1, generator, folder, self._say
+        )
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+        if self.stop is not None and text.startswith(f"epoch {self.stop}/"):
+            raise InterruptedError
+
+    def weights(self) -> dict[str, Tensor]:
+        return {**self.encoder.state_dict(), **self.model.state_dict()}
+
+
+def assert_same(one_run: Run, other: Run) -> None:
+    for name, tensor in one_run.weights().items():
+        assert torch.equal(tensor, other.weights()[name]), name
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole", SHORT)
+    with pytest.raises(InterruptedError):
+        Run(tmp_path / "parts", SHORT, stop=3)
+    rest = Run(tmp_path / "parts", SHORT)
+    assert rest.said[0] == "goes on after epoch 2"
+    assert_same(whole, rest)
+
+
+def test_before_the_fall_a_longer_run_goes_on_and_after_it_starts_anew(tmp_path: Path) -> None:
+    longer = dataclasses.replace(SHORT, epochs=6)
+    whole = Run(tmp_path / "whole", longer)
+    with pytest.raises(InterruptedError):
+        Run(tmp_path / "early", SHORT, stop=3)  # two epochs of four, level so far
+    early = Run(tmp_path / "early", longer)
+    assert early.said[0] == "goes on after epoch 2"
+    assert_same(whole, early)
+    with pytest.raises(InterruptedError):
+        Run(tmp_path / "late", SHORT, stop=4)
+    late = Run(tmp_path / "late", longer)
+    assert late.said[0].startswith("epoch 1/6")
+    assert_same(whole, late)
+
+
+def test_other_settings_start_anew(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        Run(tmp_path, SHORT, stop=3)
+    other = Run(tmp_path, dataclasses.replace(SHORT, dropout=0.1))
+    assert other.said[0].startswith("epoch 1/4")
+
+
+def test_a_fit_learns_and_sees_every_line_before_any_again(tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+
+    class Counting(Lines):
+        def bags(self, rows: Tensor) -> Tensor:
+            seen.update(self.lines[row].text for row in rows.tolist())
+            return super().bags(rows)
+
+    lines = [line("meld", f"see {n}", emotion=(n % 2,), sentiment=n % 2) for n in range(40)]
+    made = Lines.of(lines)
+    counting = Counting(lines=made.lines, buckets=made.buckets, targets=made.targets)
+    ids: list[Int64Array] = [torch.tensor([1, 2 + n % 2, 3]).numpy() for n in range(40)]
+    config = dataclasses.replace(
+        SHORT, epochs=6, dropout=0.0, encoder_dropout=0.0, learning_rate=1e-2,
+        shares={"meld": 1.0}, balance={"meld": 0.0},
+    )  # fmt: skip
+    losses: list[float] = []
+    fit_text(
+        tiny_encoder(), TextModel(config), counting, ids, config, 0,
+        torch.Generator().manual_seed(0), tmp_path,
+        lambda text: losses.append(float(text.split("loss ")[1].split(",")[0])),
+    )  # fmt: skip
+    assert set(seen.values()) == {3}  # 6 epochs of 20 lines, 40 lines
+    assert losses[-1] < losses[0] / 2

@@ -44,7 +44,8 @@ class AudioConfig:
     epochs: int = 25
     clips_per_epoch: int = 4096
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
+    rising_epochs: int = 2
     weight_decay: float = 0.05
     dropout: float = 0.35
     label_smoothing: float = 0.05

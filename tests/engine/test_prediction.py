@@ -12,6 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from counterpoint.engine.adapt.statement import (
+    Adaptation,
+    Alarm,
+    BaselineSaid,
+    DriftSaid,
+    PriorUsed,
+)
 from counterpoint.engine.align import State, Status
 from counterpoint.engine.prediction import (
     VOLATILE_KEYS,
@@ -38,6 +45,16 @@ def document(prediction: Prediction) -> dict[str, Any]:
     return value
 
 
+ADAPTED = Adaptation(
+    prior={
+        "sentiment": PriorUsed(
+            base=(0.5, 0.25, 0.25), shares=(0.25, 0.5, 0.25), observations=7, applied=True
+        )
+    },
+    baseline=BaselineSaid(windows=4, of=4, deviations={"sentiment": (-1.0, 0.5, 0.5)}),
+    drift=DriftSaid(alarms=(Alarm(signal="video.heard", before=1.0, now=0.25),), total=2),
+)
+
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 counts = st.integers(0, 10_000)
 names = st.text(min_size=1, max_size=8)
@@ -60,6 +77,32 @@ reports = st.builds(
     age_ns=st.none() | st.integers(-(10**12), 10**12),
     contributions=st.dictionaries(names, st.lists(finite, max_size=7).map(tuple), max_size=2),
 )
+shares = st.lists(st.floats(0, 1), min_size=2, max_size=7).map(tuple)
+adaptations = st.builds(
+    Adaptation,
+    prior=st.dictionaries(
+        names,
+        st.builds(
+            PriorUsed, base=shares, shares=shares, observations=counts, applied=st.booleans()
+        ),
+        max_size=2,
+    ),
+    baseline=st.none()
+    | st.builds(
+        BaselineSaid,
+        windows=counts,
+        of=st.integers(1, 100),
+        deviations=st.dictionaries(names, st.lists(finite, max_size=7).map(tuple), max_size=2),
+    ),
+    drift=st.none()
+    | st.builds(
+        DriftSaid,
+        alarms=st.lists(st.builds(Alarm, signal=names, before=finite, now=finite), max_size=2).map(
+            tuple
+        ),
+        total=counts,
+    ),
+)
 predictions = st.builds(
     make_prediction,
     st.integers(1, 10**9),
@@ -74,6 +117,7 @@ predictions = st.builds(
     skipped_windows=counts,
     dropped=st.dictionaries(names, counts, max_size=3),
     stages=st.dictionaries(names, finite, max_size=4).map(lambda ms: StageTimes(ms=ms)),
+    adaptation=st.none() | adaptations,
 )
 
 
@@ -98,7 +142,18 @@ def test_the_schema_names_exactly_the_keys_of_a_document() -> None:
     value = document(make_prediction())
     assert list(value) == SCHEMA["required"]
     of_several = document(replace(make_prediction(), participants={"ann": 1.0, "bob": 0.0}))
-    assert list(of_several) == list(SCHEMA["properties"])
+    adapted = document(replace(make_prediction(), participants={"ann": 1.0}, adaptation=ADAPTED))
+    assert list(adapted) == list(SCHEMA["properties"])
+    assert set(of_several) == set(adapted) - {"adaptation"}
+    schema = SCHEMA["properties"]["adaptation"]["properties"]
+    said = adapted["adaptation"]
+    assert list(said) == list(schema)
+    used = schema["prior"]["additionalProperties"]
+    assert list(said["prior"]["sentiment"]) == list(used["properties"]) == used["required"]
+    for part in ("baseline", "drift"):
+        assert list(said[part]) == list(schema[part]["properties"]) == schema[part]["required"]
+    alarm = schema["drift"]["properties"]["alarms"]["items"]
+    assert list(said["drift"]["alarms"][0]) == list(alarm["properties"]) == alarm["required"]
     modality = SCHEMA["$defs"]["modality"]
     assert list(value["modalities"]["video"]) == list(modality["properties"])
     assert list(modality["properties"]) == modality["required"]
@@ -114,6 +169,8 @@ def test_the_schema_names_exactly_the_keys_of_a_document() -> None:
         (("modalities", "video", "coverage"), 1.5),
         (("heads", "sentiment", "probabilities"), [2.0]),
         (("dropped",), {"queue": -1}),
+        (("adaptation",), {"drift": {"alarms": []}}),
+        (("adaptation",), {"prior": {"emotion": {"base": [0.5, 0.5]}}}),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(path: tuple[str, ...], bad: object) -> None:
@@ -217,6 +274,8 @@ def test_what_is_no_prediction_is_named(text: str, says: str) -> None:
         ("end_ns", -(10**18), "is empty"),
         ("start_wall", "yesterday", "yesterday"),
         ("bundle", None, "subscriptable"),
+        ("adaptation", {"drift": {"alarms": [], "total": -1}}, "total must be a count"),
+        ("adaptation", {"baseline": {"windows": 3}}, "key 'of' is missing"),
     ],
 )
 def test_a_document_with_a_wrong_value_is_refused(key: str, bad: object, says: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from counterpoint.engine.adapt.settings import AdaptationSection
 from counterpoint.engine.purpose import PROFILES, allowed_heads
 from counterpoint.engine.server.settings import ServerSection
 from counterpoint.streams.errors import UsageError
@@ -269,6 +270,7 @@ class Config:
     queues: QueueSection = field(default_factory=QueueSection)
     session: SessionSection = field(default_factory=SessionSection)
     purpose: PurposeSection = field(default_factory=PurposeSection)
+    adaptation: AdaptationSection = field(default_factory=AdaptationSection)
     live: LiveSection = field(default_factory=LiveSection)
     server: ServerSection = field(default_factory=ServerSection)
 

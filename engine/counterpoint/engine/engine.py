@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from counterpoint.engine.adapt.drift import load_detector
 from counterpoint.engine.background import background
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.engine.config import Config, load_config
@@ -68,7 +69,7 @@ class Engine:
 
         Raises:
             UsageError: a configuration or bundle that cannot be used.
-            UnavailableError: the device or Redis is not to be had.
+            UnavailableError: the device, Redis or what drift needs is not to be had.
         """
         if not isinstance(config, Config):
             config = load_config(None if config is None else Path(config))
@@ -90,6 +91,8 @@ class Engine:
             models = await runtime.lane("load").submit(
                 lambda: Models.load(load_bundle(path), device)
             )
+            if config.adaptation.drift:
+                await runtime.lane("load").submit(load_detector)
             async with resolve_redis(config.redis.url, runtime) as redis_url:
                 publisher = Publisher(
                     connector(redis_url),

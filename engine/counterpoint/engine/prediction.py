@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from counterpoint.engine.adapt import statement
+from counterpoint.engine.adapt.statement import Adaptation
 from counterpoint.engine.align import State, Status
 from counterpoint.streams.types import Modality
 
@@ -112,6 +114,8 @@ class Prediction:
         bundle_id, bundle_digest: the models that were used.
         participants: for what is said of several people together: name -> weight in it, 0 where
             nothing was heard of them. Empty for what is said of one.
+        adaptation: how it follows its session; None where nothing of that is on, and for what is
+            said of several people together.
     """
 
     session: str
@@ -134,6 +138,7 @@ class Prediction:
     bundle_id: str
     bundle_digest: str
     participants: Mapping[str, float] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
         if self.end_ns <= self.start_ns:
@@ -199,6 +204,8 @@ def to_document(prediction: Prediction) -> dict[str, Any]:
         document["participants"] = {
             name: _rounded(weight) for name, weight in sorted(prediction.participants.items())
         }
+    if prediction.adaptation is not None:
+        document["adaptation"] = statement.to_document(prediction.adaptation, _rounded)
     return document
 
 
@@ -298,6 +305,7 @@ def _read(document: dict[str, Any]) -> Prediction:
         participants={
             name: float(weight) for name, weight in document.get("participants", {}).items()
         },
+        adaptation=statement.read(document["adaptation"]) if "adaptation" in document else None,
     )
 
 

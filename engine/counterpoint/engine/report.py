@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from counterpoint.engine.adapt.adapter import Adapter
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.fuse import MODALITIES, Fused
@@ -27,6 +28,7 @@ class Reporter:
         stride: bundle hops from one window to the next.
         wall_ns: session time -> nanoseconds since the Unix epoch.
         heads: those that may be told; of the others nothing leaves this place.
+        adapter: the session's; None where nothing is adapted.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Reporter:
         stride: int,
         wall_ns: Callable[[int], int],
         heads: frozenset[str],
+        adapter: Adapter | None = None,
     ) -> None:
         self._session = session
         self._bundle = bundle
         self._stride = stride
         self._wall_ns = wall_ns
         self._told = {name: spec for name, spec in bundle.manifest.heads.items() if name in heads}
+        self._adapter = adapter
         self._stated: dict[str, int] = {}
 
     def report(
@@ -74,6 +78,11 @@ class Reporter:
         }
         self._stated = dict(lost)
         start_ns = min(part.start_ns for part in window.parts.values())
+        heads, adaptation = self._heads(fused), None
+        if self._adapter is not None:
+            heads, adaptation = self._adapter.adapt(
+                window.index, fused, heads, learn=window.revision == 0
+            )
         contributions = {head: fused.contributions[head].tolist() for head in self._told}
         return Prediction(
             session=self._session,
@@ -86,7 +95,7 @@ class Reporter:
             emitted_wall_ns=emitted_wall_ns,
             status=window.status,
             revision=window.revision,
-            heads=self._heads(fused),
+            heads=heads,
             modalities={
                 modality: ModalityReport(
                     state=fused.parts[modality].state,
@@ -104,9 +113,10 @@ class Reporter:
             stages=StageTimes(ms=stages_ms),
             bundle_id=self._bundle.manifest.id,
             bundle_digest=self._bundle.digest[:DIGEST_CHARS],
+            adaptation=adaptation,
         )
 
-    def _heads(self, fused: Fused) -> dict[str, HeadResult]:
+    def _heads(self, fused: Fused) -> Mapping[str, HeadResult]:
         # With nothing heard the prior speaks, which needs no calibration.
         temperatures = {
             head: self._bundle.temperature(head, fused.mask) if "1" in fused.mask else 1.0

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from counterpoint.engine.adapt.adapter import open_adapter
 from counterpoint.engine.align import Aligner, AlignSpec, Counters, Output, Window
 from counterpoint.engine.background import unwrapped
 from counterpoint.engine.config import NS_PER_MS, Config
@@ -141,6 +142,7 @@ class Session:
 
     Raises:
         ConfigError: the configured hop is no multiple of the bundle's.
+        UnavailableError: drift is to be watched, and river is not installed.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class Session:
             # Sound that is this close to contiguous is taken as contiguous.
             wall_ns=self._wall_ns,
             heads=config.purpose.allowed_heads(models.bundle.manifest.heads),
+            adapter=open_adapter(name, config.adaptation, models),
         )
         self._given_origin_ns = origin_ns
         self._origin_ns = 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from counterpoint.engine.adapt.settings import AdaptationSection
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.capsule.format import Kind, pack
 from counterpoint.engine.capsule.machine import commit, fingerprint
@@ -25,6 +26,8 @@ class Header:
         media: whether pictures, sound and words are in the capsule; else features are.
         sources: the name that items of each modality carry.
         time: the ``[time]`` section that was in force.
+        adaptation: the ``[adaptation]`` section; written only where it is not the default, since
+            older releases refuse a header with a key that they do not know.
         bundle_id, bundle_digest: the models.
         hop_ns: the bundle's hop.
         version, commit: of counterpoint; commit None where it did not run from a source tree.
@@ -42,6 +45,7 @@ class Header:
     version: str
     commit: str | None
     platform: Mapping[str, Any]
+    adaptation: AdaptationSection = field(default_factory=AdaptationSection)
 
     def pack(self) -> bytes:
         """The record."""
@@ -58,6 +62,8 @@ class Header:
             "commit": self.commit,
             "platform": dict(self.platform),
         }
+        if self.adaptation != AdaptationSection():
+            fields["adaptation"] = dataclasses.asdict(self.adaptation)
         return pack(Kind.HEADER, fields)
 
     @classmethod
@@ -68,18 +74,23 @@ class Header:
         """
         try:
             time = TimeSection(**fields["time"])
+            adaptation = AdaptationSection(**fields.get("adaptation", {}))
             problem = time.check()
+            adaptation_problem = adaptation.check()
             header = cls(
                 **{
                     **fields,
                     "sources": {Modality(m): str(name) for m, name in fields["sources"].items()},
                     "time": time,
+                    "adaptation": adaptation,
                 }
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SourceError(f"the capsule's header is not readable: {error}") from error
         if problem is not None:
             raise SourceError(f"the capsule's header: time: {problem}")
+        if adaptation_problem is not None:
+            raise SourceError(f"the capsule's header: adaptation: {adaptation_problem}")
         return header
 
 
@@ -103,5 +114,6 @@ def new_header(
         hop_ns=bundle.manifest.hop_ns,
         version=version("counterpoint"),
         commit=commit(),
-        platform=fingerprint(),
+        platform=fingerprint(drift=config.adaptation.drift),
+        adaptation=config.adaptation,
     )

@@ -13,11 +13,15 @@ _PACKAGES = (
     *("counterpoint", "onnxruntime", "numpy", "av", "soxr"),
     *("opencv-python-headless", "tokenizers"),
 )
+_DRIFT = ("river",)
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def fingerprint() -> dict[str, Any]:
+def fingerprint(*, drift: bool = False) -> dict[str, Any]:
     """CPU model and instruction flags, and the version of everything that computes.
+
+    Args:
+        drift: whether river computes, too.
 
     Two machines with equal fingerprints give the same bits.
     """
@@ -28,7 +32,7 @@ def fingerprint() -> dict[str, Any]:
         "cpu": model,
         "flags": flags,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in (*_PACKAGES, *(_DRIFT if drift else ()))},
     }
 
 

@@ -31,7 +31,7 @@ class Ports:
 
 def replay_config(capsule: Capsule, config: Config) -> Config:
     """The configuration under which the session ran, as far as it decides what is predicted."""
-    return replace(config, time=capsule.header.time)
+    return replace(config, time=capsule.header.time, adaptation=capsule.header.adaptation)
 
 
 def replay_ports(capsule: Capsule, models: Models, config: Config, runtime: Runtime) -> Ports:

@@ -21,6 +21,9 @@ probability by 0.025 at the most."""
 MAX_DIFFERENCES: Final = 1_000
 """Kept one by one; more are only counted."""
 
+ADAPTATION_TOLERANCE: Final = 0.1
+"""Absolute, on another platform: of shares, deviations and means of signals."""
+
 _ABSENT: Final = "(no prediction)"
 
 
@@ -110,7 +113,9 @@ class Verifier:
     """
 
     def __init__(self, capsule: Capsule, *, platform: Mapping[str, Any] | None = None) -> None:
-        because = differing(capsule.header.platform, platform or fingerprint())
+        because = differing(
+            capsule.header.platform, platform or fingerprint(drift=capsule.header.adaptation.drift)
+        )
         self._recorded = capsule.predictions()
         # A stopped session, too, may have had a window in work whose prediction never came.
         self._to_its_end = capsule.complete and capsule.end_ns is not None
@@ -177,4 +182,6 @@ def _tolerated(path: str, before: Any, after: Any) -> bool:
         return abs(before - after) <= PROBABILITY_TOLERANCE
     if path.startswith("modalities.") and ".contributions." in path:
         return abs(before - after) <= CONTRIBUTION_TOLERANCE
+    if path.startswith("adaptation."):
+        return abs(before - after) <= ADAPTATION_TOLERANCE
     return False

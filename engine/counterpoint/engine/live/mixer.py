@@ -190,6 +190,8 @@ def mix(
         dropped={},
         stages=StageTimes(ms=_slowest([said.stages.ms for said in all_said])),
         participants={name: 1 / len(heard) if name in heard else 0.0 for name in by},
+        # Each participant's is said in their own documents.
+        adaptation=None,
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError
-from counterpoint.trainer.data.index import Index, Task, read_index
+from counterpoint.trainer.data.index import Index, Task, read_index, with_splits
 from counterpoint.trainer.data.split import Shares, split_index, write_split
+from tests.support.requirements import require
 
 
 def write(folder: Path, text: str) -> Path:
@@ -155,11 +160,66 @@ def test_a_class_without_an_example_in_train(tmp_path: Path) -> None:
         split_index(read_index(write(tmp_path, alone)), shares=Shares(validation=0.5, test=0))
 
 
-def test_parquet_needs_pyarrow_and_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "index.parquet"
-    path.write_bytes(b"not a table")
+@pytest.fixture
+def arrow() -> Any:
+    """pyarrow, which the trainer needs for this alone."""
     there = importlib.util.find_spec("pyarrow") is not None
-    with pytest.raises(CounterpointError) as caught:
+    require("pyarrow", there, "pip install pyarrow")
+    importlib.import_module("pyarrow.parquet")
+    return importlib.import_module("pyarrow")
+
+
+def write_parquet(arrow: Any, path: Path, columns: dict[str, list[Any]]) -> Path:
+    arrow.parquet.write_table(arrow.table(columns), path)
+    return path
+
+
+def test_parquet_says_the_same_as_csv(tmp_path: Path, arrow: Any) -> None:
+    text = (
+        "id,video,audio,text,start_s,end_s,speaker,label:mood,label:stress,label:digit\n"
+        'a,face.png,voice.wav,"well, yes",0.5,2,ann,glad,0.25,1\n'
+        "b,,,words.txt,,,bob,sad,,\n"
+        "c,,,ho,,,cy,,3,0\n"
+    )
+    tasks = {"mood": None, "stress": "number", "digit": "classes"}
+    from_csv = read_index(write(tmp_path, text), tasks=tasks)  # type: ignore[arg-type]
+    frame = pd.read_csv(tmp_path / "index.csv")
+    assert frame["label:digit"].tolist()[:1] == [1.0]  # pandas has no gaps in whole numbers
+    frame.to_parquet(tmp_path / "index.parquet")
+    found = read_index(tmp_path / "index.parquet", tasks=tasks)  # type: ignore[arg-type]
+    assert found.examples == from_csv.examples
+    assert found.tasks == from_csv.tasks
+    # Not a number is no label, however the column has it.
+    columns = {"id": ["a", "b"], "text": ["x", "y"], "label:m": [1.5, float("nan")]}
+    rows = read_index(write_parquet(arrow, tmp_path / "nan.parquet", columns)).examples
+    assert [row.labels for row in rows] == [{"m": 1.5}, {}]
+    # What a fit drew of it is written as CSV.
+    drawn = with_splits(found, {"a": "train", "b": "validation", "c": "test"})
+    write_split(drawn, tmp_path / "elsewhere" / "index.csv")
+    again = read_index(tmp_path / "elsewhere" / "index.csv", tasks=tasks)  # type: ignore[arg-type]
+    assert again.examples == drawn.examples
+
+
+def test_what_is_wrong_in_parquet_is_said_by_row(tmp_path: Path, arrow: Any) -> None:
+    path = tmp_path / "index.parquet"
+    lists = {"id": ["a", "b"], "text": ["x", "y"], "label:m": [["glad"], ["sad"]]}
+    write_parquet(arrow, path, lists)
+    with pytest.raises(
+        CounterpointError, match=r"row 2: a cell must be text or a number, not list"
+    ):
         read_index(path)
-    assert isinstance(caught.value, UnavailableError) is not there
-    assert ("is no Parquet" if there else "needs pyarrow") in str(caught.value)
+    write_parquet(arrow, path, {"id": ["a", "b"], "text": ["x", "y"], "mood": ["glad", "sad"]})
+    with pytest.raises(CounterpointError, match="unknown column 'mood'"):
+        read_index(path)
+    path.write_bytes(b"not a table")
+    with pytest.raises(CounterpointError, match="is no Parquet"):
+        read_index(path)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.parquet").write_bytes(b"not a table")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UnavailableError, match="needs pyarrow: pip install pyarrow"):
+        read_index(tmp_path / "index.parquet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +65,25 @@ def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, ValueError) as error:  # pyarrow's own errors are kinds of these
         raise UsageError(f"{path}: is no Parquet: {error}") from error
     columns = [str(name) for name in table.column_names]
-    rows = [
-        _row(columns, ["" if row[name] is None else str(row[name]) for name in columns])
-        for row in table.to_pylist()
-    ]
+    cells = [column.to_pylist() for column in table.columns]
+    rows = []
+    for number, values in enumerate(zip(*cells, strict=True), start=2):
+        try:
+            rows.append(_row(columns, [_spelled(value) for value in values]))
+        except TypeError as error:
+            raise UsageError(f"{path}: row {number}: {error}") from error
     return columns, rows
+
+
+def _spelled(value: object) -> str:
+    """As a CSV would have it. Numbers with gaps come as floating point: 1.0 is the class 1."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int | float | Decimal):
+        return str(value)
+    raise TypeError(f"a cell must be text or a number, not {type(value).__name__}")
 
 
 def _row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:

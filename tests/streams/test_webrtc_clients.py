@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from counterpoint.streams.clock.source_clock import STEP_NS
 from counterpoint.streams.errors import SourceError
 from counterpoint.streams.runtime import SystemRuntime
-from counterpoint.streams.types import NS_PER_S
+from counterpoint.streams.types import NS_PER_S, Modality
 from counterpoint.streams.webrtc import Peer, PeerSettings
 from tests.support.webrtc import WAIT_S, CollectingFeed, ends
 from tests.support.webrtc_whip import endpoint, ffmpeg, gstreamer, require_gstreamer
@@ -28,15 +29,25 @@ def runtime() -> Iterator[SystemRuntime]:
 def check(feed: CollectingFeed) -> None:
     """Pictures and sound in order, each at its time; a busy sender may leave some out."""
     assert [frame.sequence for frame in feed.frames] == list(range(len(feed.frames)))
-    frame_ns, chunk_ns = NS_PER_S // 30, NS_PER_S // 50
-    steps = [round((b.t_ns - a.t_ns) / frame_ns, 1) for a, b in pairwise(feed.frames)]
-    assert all(step >= 1 and step.is_integer() for step in steps)
-    steps = [round((b.t_ns - a.t_ns) / chunk_ns, 1) for a, b in pairwise(feed.chunks)]
+    check_steps(feed, Modality.VIDEO, [frame.t_ns for frame in feed.frames], NS_PER_S // 30)
     # GStreamer's first packet is dated as if its encoder had no look-ahead.
-    assert all(step >= 1 and step.is_integer() for step in steps[1:])
+    check_steps(feed, Modality.AUDIO, [chunk.t_ns for chunk in feed.chunks[1:]], NS_PER_S // 50)
     assert {(frame.width, frame.height) for frame in feed.frames} == {(320, 240)}
     assert max(abs(feed.chunks[-1].samples)) > 0.1
-    assert {update.epoch for update in feed.updates} == {0}
+
+
+def check_steps(
+    feed: CollectingFeed, modality: Modality, times_ns: list[int], step_ns: int
+) -> None:
+    """Whole steps, but where a new epoch says that packets had come a quarter second late: all
+    processes here share two cores, and a clock that goes by arrivals can know no better."""
+    epochs = [update.epoch for update in feed.updates if update.modality is modality]
+    assert epochs[0] == 0
+    assert all(after - before in (0, 1) for before, after in pairwise(epochs))
+    steps = [(b - a) / step_ns for a, b in pairwise(times_ns)]
+    odd = [step for step in steps if step < 0.95 or abs(step - round(step)) > 0.05]
+    assert len(odd) <= epochs[-1], odd
+    assert all(abs(step - 1) * step_ns > STEP_NS for step in odd), odd
 
 
 def test_ffmpeg_sends_by_whip_and_is_missed_when_it_is_killed(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar, cast
@@ -250,7 +249,7 @@ def test_damaged_pictures_are_counted_and_a_key_frame_is_asked_for() -> None:
 def test_damaged_sound_is_counted_and_the_rest_keeps_its_time() -> None:
     bench = Bench(AudioTrack)
     packets = [opus_packet(n) for n in range(30)]
-    packets[10] = replace(packets[10], data=b"\xff\xff\xff")
+    packets[10] = packets[10]._replace(data=b"\xff\xff\xff")
     bench.play([(n * 20 * MS, packet) for n, packet in enumerate(packets)], NS_PER_S)
     chunks = bench.feed.chunks
     assert len(chunks) == 29

@@ -13,7 +13,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -164,12 +164,12 @@ class _Protocol(H11Protocol):
         self._stall_timer: Timer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        super().connection_made(transport)
+        # uvloop's transports do what asyncio's do, and are no `asyncio.Transport`.
+        super().connection_made(cast(asyncio.Transport, transport))
         address = counted_address(self.client[0] if self.client else "")
         if not self._slots.take(address):
             self._counters.connections_refused += 1
-            transport.abort()
+            self.transport.abort()
             return
         self._address = address
         self._await_head()

@@ -8,7 +8,7 @@ own time, so the delay is back to what it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from counterpoint.streams.webrtc.sequence import JitterCounts, PassedOver, Sequence
 
@@ -16,8 +16,7 @@ WAIT_NS = 40_000_000
 MAX_PACKETS = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudioPacket:
+class AudioPacket(NamedTuple):
     """One packet: one run of sound.
 
     Fields:

@@ -65,6 +65,9 @@ class AudioTrack(Track):
     def _jitter_wake_ns(self) -> int | None:
         return self._jitter.next_wake_ns
 
+    def _tells_something(self, packet: RtpPacket) -> bool:
+        return True
+
     def _add(self, packet: RtpPacket, media_ns: int, now_ns: int) -> None:
         audio = AudioPacket(
             sequence=packet.sequence,

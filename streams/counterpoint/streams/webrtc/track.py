@@ -112,7 +112,7 @@ class Track(ABC):
         self._decode_errors = 0
         self._delays: deque[int] = deque(maxlen=DELAYS)
         received.on_packet = self._note_packet
-        received.on_report = self._note
+        received.on_report = self._note_report
         received.on_bye = self._note_bye
 
     # -- as it comes ---------------------------------------------------------------------------
@@ -121,16 +121,21 @@ class Track(ABC):
         begins = self.last_packet_ns is None
         self.last_packet_ns = self._runtime.now_ns()
         self.said_bye = False
-        self._note(packet)
+        self._keep(self.last_packet_ns, packet)
+        if self._tells_something(packet):
+            self._wake.set()
         if begins:
             self._on_begin()
 
-    def _note(self, what: RtpPacket | SenderReport) -> None:
+    def _note_report(self, report: SenderReport) -> None:
+        self._keep(self._runtime.now_ns(), report)
+        self._wake.set()
+
+    def _keep(self, now_ns: int, what: RtpPacket | SenderReport) -> None:
         if len(self._inbox) >= MAX_INBOX:
             self._inbox.popleft()
             self._drop(INBOX_FULL)
-        self._inbox.append((self._runtime.now_ns(), what))
-        self._wake.set()
+        self._inbox.append((now_ns, what))
 
     def _note_bye(self, ssrc: int) -> None:
         if ssrc == self._ssrc:
@@ -299,6 +304,10 @@ class Track(ABC):
     @abstractmethod
     def _jitter_wake_ns(self) -> int | None:
         """When the jitter buffer is to be looked at again."""
+
+    @abstractmethod
+    def _tells_something(self, packet: RtpPacket) -> bool:
+        """Whether there may be something to do because of it; else it can wait for the next."""
 
     @abstractmethod
     def _add(self, packet: RtpPacket, media_ns: int, now_ns: int) -> None:

@@ -9,6 +9,7 @@ they build on each other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from counterpoint.streams.types import NS_PER_S
 from counterpoint.streams.webrtc.sequence import JitterCounts, PassedOver, Sequence
@@ -21,8 +22,7 @@ ASK_EVERY_NS = NS_PER_S
 ASK_APART_NS = NS_PER_S // 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoPacket:
+class VideoPacket(NamedTuple):
     """One packet, its payload descriptor taken off.
 
     Fields:

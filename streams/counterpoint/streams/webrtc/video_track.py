@@ -71,6 +71,7 @@ class VideoTrack(Track):
         self._encoded: deque[tuple[str, EncodedFrame]] = deque()
         self._key_frame_requests = 0
         self._size = (0, 0)
+        self._noted: RtpPacket | None = None  # the newest one
 
     @property
     def _counts(self) -> JitterCounts:
@@ -86,6 +87,16 @@ class VideoTrack(Track):
 
     def _jitter_wake_ns(self) -> int | None:
         return self._jitter.next_wake_ns
+
+    def _tells_something(self, packet: RtpPacket) -> bool:
+        """All but packets that come in order and do not end a frame."""
+        before, self._noted = self._noted, packet
+        if packet.marker or before is None:
+            return True
+        if packet.sequence != (before.sequence + 1) & 0xFFFF or packet.ssrc != before.ssrc:
+            return True
+        # Where senders set no marker, the next frame's first packet ends a frame.
+        return packet.timestamp != before.timestamp and not before.marker
 
     def _add(self, packet: RtpPacket, media_ns: int, now_ns: int) -> None:
         frames = self._jitter.add(

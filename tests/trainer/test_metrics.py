@@ -16,6 +16,7 @@ from sklearn import metrics as reference
 from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.metrics import (
     accuracy,
+    calibration_floor,
     confusion,
     expected_calibration_error,
     macro_f1,
@@ -85,3 +86,22 @@ def test_softmax_rows_sum_to_one_for_large_logits() -> None:
     probabilities = softmax(np.array([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]]), 2.0)
     assert np.allclose(probabilities.sum(axis=1), 1)
     assert np.allclose(probabilities[1], 1 / 3)
+
+
+def shares(rows: int) -> np.ndarray:
+    return np.random.default_rng(0).dirichlet(np.ones(4), rows)
+
+
+def test_the_floor_of_the_calibration_error_falls_with_the_samples() -> None:
+    few, many = calibration_floor(shares(100), draws=40), calibration_floor(shares(10_000), draws=5)
+    assert 0.05 < few < 0.2
+    assert many < few / 4
+    assert calibration_floor(np.eye(4)[[0, 1, 2]], draws=3) == 0
+
+
+def test_samples_that_share_their_truth_count_as_fewer() -> None:
+    alone, together = shares(100), np.repeat(shares(100), 10, axis=0)
+    grouped = calibration_floor(together, np.repeat(np.arange(100), 10), draws=40)
+    # Ten copies of each sample with one truth are the same error as the sample alone.
+    assert grouped == pytest.approx(calibration_floor(alone, draws=40))
+    assert calibration_floor(together, draws=10) < grouped / 2

@@ -12,7 +12,7 @@ need_trainer()
 import torch
 from torch import Tensor, nn
 
-from counterpoint.trainer.affect.fusion import Pool, draw_triples
+from counterpoint.trainer.affect.fusion import Lone, Pool, answers_of, draw_triples
 from counterpoint.trainer.models import (
     AUDIO_DIM,
     TEXT_DIM,
@@ -178,3 +178,25 @@ def test_triples_are_matched_by_class_and_skip_classes_that_a_set_lacks() -> Non
     alone = draw_triples(pools, "100", 400, generator)
     assert set(alone.emotion.argmax(dim=1).tolist()) == {0, 1, 5}
     assert alone.state.tolist() == [[1, 0, 0]] * 400
+
+
+@torch.inference_mode()
+def test_chat_alone_is_half_lines_of_the_set_that_has_only_this_label() -> None:
+    pools = [make_pool([0, 1]), make_pool([0, 1]), make_pool([0, 1])]
+    lone = Lone(tweets=make_pool([6, 6, 6]), comments=make_pool([4, 4]))
+    generator = torch.Generator().manual_seed(0)
+    fusion = make_fusion()
+    triples = draw_triples(pools, "001", 50, generator)
+    logits, target = answers_of(fusion, "emotion", triples, "001", lone, generator)
+    assert target.argmax(dim=1).tolist() == [*triples.emotion.argmax(dim=1).tolist(), *[4] * 50]
+    # With one modality heard the answer is its own, whatever was learned of several.
+    assert torch.equal(logits.argmax(dim=1), target.argmax(dim=1))
+    assert len(answers_of(fusion, "sentiment", triples, "001", lone, generator)[0]) == 100
+    together = draw_triples(pools, "101", 50, generator)
+    assert len(answers_of(fusion, "emotion", together, "101", lone, generator)[0]) == 50
+
+
+def test_two_halves_make_the_whole() -> None:
+    first, second = make_pool([0, 3]), make_pool([5])
+    assert first.and_also(second).emotion.tolist() == [0, 3, 5]
+    assert first.and_also(second).emotion_logits.argmax(dim=1).tolist() == [0, 3, 5]

@@ -92,6 +92,36 @@ def expected_calibration_error(truth: Labels, probabilities: Floats, bins: int =
     return float(error)
 
 
+def calibration_floor(
+    probabilities: Floats, groups: Labels | None = None, draws: int = 200, seed: int = 0
+) -> float:
+    """The ECE to expect of perfect calibration: ECE only ever grows with chance, so on few samples
+    it is far from zero even where every probability is right.
+
+    The mean ECE over ``draws`` truths that are drawn from the probabilities themselves (the
+    consistency resampling of Bröcker & Smith 2007, doi 10.1175/WAF993.1).
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        groups: (N,) positions 0..G-1: samples of one group share their truth, as the windows of
+            one clip do; it is drawn from the mean of their probabilities. None: each for itself.
+    """
+    rows = np.asarray(probabilities, np.float64)
+    place = np.arange(len(rows)) if groups is None else np.asarray(groups)
+    counts = np.bincount(place)
+    shares = np.stack(
+        [np.bincount(place, weights=column) / np.maximum(counts, 1) for column in rows.T], axis=1
+    )
+    edges = shares.cumsum(axis=1)
+    random = np.random.default_rng(seed)
+    total = 0.0
+    for _ in range(draws):
+        above = random.random(len(edges))[:, None] * edges[:, -1:]
+        truth = (edges <= above).sum(axis=1).clip(max=rows.shape[1] - 1)
+        total += expected_calibration_error(truth[place], rows)
+    return total / draws
+
+
 def _tensors(truth: Labels, predicted: Labels) -> tuple[Tensor, Tensor]:
     return (
         torch.from_numpy(np.asarray(truth, np.int64)),

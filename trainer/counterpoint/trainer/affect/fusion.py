@@ -6,7 +6,10 @@ independently from the calibration splits (training-side speakers, pictures and 
 encoder was trained on). They teach how far to trust each modality; they cannot teach how
 modalities of one real moment depend on each other.
 
-Calibration data is halved: one half fits weights and priors, the other the temperatures.
+Calibration data is halved: one half fits weights and priors, the other the temperatures. Where one
+modality is heard alone, its answer has one number of the fit in it, its weight, and that only as a
+factor of the temperature. So there all of the data count for the temperature: what matters is how
+many speakers there are. Of chat alone, each set of lines has the same say.
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ from counterpoint.trainer.affect.audio import (
     inside_mask,
 )
 from counterpoint.trainer.affect.text import Lines, TextModel, text_logits
+from counterpoint.trainer.affect.text_fit import one_hot
 from counterpoint.trainer.affect.vision import VisionModel, predict
 from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.ferplus import read_ferplus
 from counterpoint.trainer.data.speech import CALIBRATION, read_speech
 from counterpoint.trainer.data.text import read_text
-from counterpoint.trainer.labels import EMOTION, SENTIMENT, UNLABELLED
+from counterpoint.trainer.labels import EMOTION, HEADS, SENTIMENT, UNLABELLED
 from counterpoint.trainer.metrics import accuracy, expected_calibration_error
 from counterpoint.trainer.models import LateFusion
 from counterpoint.trainer.records import (
@@ -84,6 +88,28 @@ class Pool:
             sentiment=self.sentiment[rows],
         )
 
+    def and_also(self, other: Pool) -> Pool:
+        """The samples of both."""
+        return Pool(
+            emotion_logits=torch.cat((self.emotion_logits, other.emotion_logits)),
+            sentiment_logits=torch.cat((self.sentiment_logits, other.sentiment_logits)),
+            emotion=torch.cat((self.emotion, other.emotion)),
+            sentiment=torch.cat((self.sentiment, other.sentiment)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lone:
+    """Lines that have one of the two labels: they are for chat alone, which needs no match.
+
+    Fields:
+        tweets: SemEval's, with a sentiment.
+        comments: GoEmotions', with an emotion.
+    """
+
+    tweets: Pool
+    comments: Pool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Triples:
@@ -129,10 +155,13 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         pools = (
             _video_pool(encoders, data, out),
             _audio_pool(encoders, data, out),
-            _chat_pool(encoders, data, out),
+            _chat_pool(encoders, data, out, "meld"),
         )
-        tweets = _tweet_pool(encoders, data, out)
+        tweets = _chat_pool(encoders, data, out, "semeval")
+        comments = _chat_pool(encoders, data, out, "goemotions")
     halves = [[pool[half] for pool in pools] for half in (0, 1)]
+    everything = [first.and_also(second) for first, second in pools]
+    lone = [Lone(tweets=tweets[half], comments=comments[half]) for half in (0, 1)]
     record.say(f"samples a half: {[[len(pool.emotion) for pool in half] for half in halves]}")
 
     fusion = encoders.fusion
@@ -143,10 +172,10 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         for step in range(config.fusion.steps):
             mask = MASKS[step % len(MASKS)]
             triples = draw_triples(halves[0], mask, config.fusion.batch_size, generator)
-            sentiment, target = sentiment_of(fusion, triples, mask, tweets[0], generator)
-            emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
-            loss = F.cross_entropy(sentiment, target)
-            loss = loss + F.cross_entropy(emotion, triples.emotion)
+            loss = torch.zeros(())
+            for head in HEADS:
+                logits, target = answers_of(fusion, head, triples, mask, lone[0], generator)
+                loss = loss + F.cross_entropy(logits, target)
             for combine in (fusion.sentiment, fusion.emotion):
                 loss = loss + config.fusion.prior_decay * combine.prior.square().sum()
             optimiser.zero_grad()
@@ -154,27 +183,23 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
             optimiser.step()
             schedule.step()
     with torch.no_grad():
-        fusion.emotion.unheard.copy_(
-            _log_shares([F.one_hot(pool.emotion, CLASSES).float() for pool in halves[0]])
-        )
+        fusion.emotion.unheard.copy_(_log_shares([_one_hot(pool.emotion) for pool in halves[0]]))
         fusion.sentiment.unheard.copy_(_log_shares([pool.sentiment for pool in halves[0]]))
+    both = Lone(tweets=tweets[0].and_also(tweets[1]), comments=comments[0].and_also(comments[1]))
     with record.timed("fit temperatures"):
-        temperatures: dict[str, dict[str, float]] = {"sentiment": {}, "emotion": {}}
+        temperatures: dict[str, dict[str, float]] = {head: {} for head in HEADS}
         table: dict[str, dict[str, float]] = {}
         for mask in MASKS:
-            triples = draw_triples(halves[1], mask, config.fusion.samples, generator)
-            with torch.inference_mode():
-                sentiment, target = sentiment_of(fusion, triples, mask, tweets[1], generator)
-                emotion, _ = fusion.emotion(triples.emotion_logits, triples.state)
-            temperatures["sentiment"][mask] = fit_temperature(sentiment, target)
-            temperatures["emotion"][mask] = fit_temperature(emotion, triples.emotion)
-            truth = triples.emotion.argmax(dim=1).numpy()
-            scaled = softmax(emotion.numpy(), temperatures["emotion"][mask])
-            table[mask] = {
-                "emotion_accuracy": accuracy(truth, scaled.argmax(axis=1)),
-                "ece_before": expected_calibration_error(truth, softmax(emotion.numpy(), 1.0)),
-                "ece_after": expected_calibration_error(truth, scaled),
-            }
+            alone = mask.count("1") == 1
+            drawn_from, lines = (everything, both) if alone else (halves[1], lone[1])
+            triples = draw_triples(drawn_from, mask, config.fusion.samples, generator)
+            table[mask] = {}
+            for head in HEADS:
+                with torch.inference_mode():
+                    logits, target = answers_of(fusion, head, triples, mask, lines, generator)
+                temperature = fit_temperature(logits, target)
+                temperatures[head][mask] = temperature
+                table[mask] |= _figures(head, logits, target, temperature)
             record.say(f"{mask} {table[mask]}")
     write_json(out / "fusion" / "temperatures.json", temperatures)
     save_weights(out / "fusion" / "sentiment.safetensors", fusion.sentiment)
@@ -195,24 +220,46 @@ def _log_shares(targets: list[Tensor]) -> Tensor:
     return torch.log(torch.stack([rows.mean(dim=0) for rows in targets]).mean(dim=0))
 
 
-def sentiment_of(
-    fusion: LateFusion, triples: Triples, mask: str, tweets: Pool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Sentiment logits and targets of ``triples``.
+def _figures(head: str, logits: Tensor, target: Tensor, temperature: float) -> dict[str, float]:
+    """Accuracy, and ECE with the temperature 1 and with the one fitted, held against the likeliest
+    class of ``target``."""
+    truth = target.argmax(dim=1).numpy()
+    scaled = softmax(logits.numpy(), temperature)
+    return {
+        f"{head}_accuracy": accuracy(truth, scaled.argmax(axis=1)),
+        f"{head}_ece_before": expected_calibration_error(truth, softmax(logits.numpy(), 1.0)),
+        f"{head}_ece_after": expected_calibration_error(truth, scaled),
+    }
 
-    Chat alone needs no match of classes: then tweets, which have a sentiment but no emotion,
-    make up half of the lines.
+
+def answers_of(
+    fusion: LateFusion, head: str, triples: Triples, mask: str, lone: Lone,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Logits of ``head`` and what they are held against, (N, C) each.
+
+    With chat alone, half of the rows are ``triples``' lines and half are lines of the set that has
+    only this label: tweets for sentiment, comments for emotion.
     """
-    logits, target = triples.sentiment_logits, triples.sentiment
+    if head == "sentiment":
+        combine, logits, target = fusion.sentiment, triples.sentiment_logits, triples.sentiment
+        more, labels = lone.tweets.sentiment_logits, lone.tweets.sentiment
+    else:
+        combine, logits, target = fusion.emotion, triples.emotion_logits, triples.emotion
+        more, labels = lone.comments.emotion_logits, _one_hot(lone.comments.emotion)
+    state = triples.state
     if mask == "001":
-        rows = torch.randint(len(tweets.sentiment), (len(logits),), generator=generator)
-        fresh = tweets.sentiment_logits[rows]
-        fresh = torch.stack((torch.zeros_like(fresh), torch.zeros_like(fresh), fresh), dim=1)
-        logits = torch.cat((logits, fresh))
-        target = torch.cat((target, tweets.sentiment[rows]))
-    state = triples.state.repeat(len(logits) // len(triples.state), 1)
-    fused, _ = fusion.sentiment(logits, state)
+        rows = torch.randint(len(labels), (len(logits),), generator=generator)
+        absent = torch.zeros_like(more[rows])
+        logits = torch.cat((logits, torch.stack((absent, absent, more[rows]), dim=1)))
+        target = torch.cat((target, labels[rows]))
+        state = state.repeat(2, 1)
+    fused, _ = combine(logits, state)
     return fused, target
+
+
+def _one_hot(emotion: Tensor) -> Tensor:
+    return F.one_hot(emotion, CLASSES).to(torch.float32)
 
 
 def draw_triples(pools: list[Pool], mask: str, count: int, generator: torch.Generator) -> Triples:
@@ -246,7 +293,7 @@ def draw_triples(pools: list[Pool], mask: str, count: int, generator: torch.Gene
             [pool.sentiment_logits[chosen] for pool, chosen in zip(pools, rows, strict=True)],
             dim=1,
         ),
-        emotion=F.one_hot(classes, CLASSES).to(torch.float32),
+        emotion=_one_hot(classes),
         sentiment=pools[labelled].sentiment[rows[labelled]],
         state=torch.tensor(present).long().repeat(count, 1),
     )
@@ -297,34 +344,27 @@ def _audio_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     return pool.half(0, torch.tensor(groups)), pool.half(1, torch.tensor(groups))
 
 
-def _chat_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
-    """MELD's calibration dialogues: the only lines with both labels. Halved by dialogue."""
-    lines = [line for line in read_text(data).calibration if line.source == "meld"]
+def _chat_pool(encoders: Encoders, data: Path, out: Path, source: str) -> tuple[Pool, Pool]:
+    """The calibration lines of ``source``, halved, MELD's by dialogue: the only lines with both
+    labels. SemEval's emotion and GoEmotions' sentiment are not known and not used; GoEmotions'
+    lines with several emotions are left out."""
+    lines = [
+        line
+        for line in read_text(data).calibration
+        if line.source == source and len(line.emotion) < 2
+    ]
     encoded = Lines.of(lines)
     sentiment, emotion = text_logits(encoders.text, encoded, out)
+    known = encoded.emotion.sum(dim=1) > 0
     pool = Pool(
         emotion_logits=emotion,
         sentiment_logits=sentiment,
-        emotion=encoded.emotion.argmax(dim=1),
-        sentiment=F.one_hot(encoded.sentiment, len(SENTIMENT)).to(torch.float32),
+        emotion=encoded.emotion.argmax(dim=1).masked_fill(~known, UNLABELLED),
+        sentiment=one_hot(encoded.sentiment, len(SENTIMENT)),
     )
     names = sorted({line.group for line in lines})
-    groups = torch.tensor([names.index(line.group) % 2 for line in lines])
-    return pool.half(0, groups), pool.half(1, groups)
-
-
-def _tweet_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
-    """SemEval's calibration tweets, halved; their emotion is not known and not used."""
-    lines = [line for line in read_text(data).calibration if line.source == "semeval"]
-    encoded = Lines.of(lines)
-    sentiment, emotion = text_logits(encoders.text, encoded, out)
-    pool = Pool(
-        emotion_logits=emotion,
-        sentiment_logits=sentiment,
-        emotion=torch.full((len(lines),), UNLABELLED),
-        sentiment=F.one_hot(encoded.sentiment, len(SENTIMENT)).to(torch.float32),
-    )
-    groups = torch.arange(len(lines)) % 2
+    position = {name: index for index, name in enumerate(names)}
+    groups = torch.tensor([position[line.group] % 2 for line in lines])
     return pool.half(0, groups), pool.half(1, groups)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -166,9 +167,8 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=audio.learning_rate, weight_decay=audio.weight_decay
     )
-    averaged = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(audio.average_decay), use_buffers=True
-    )
+    mean_of = get_ema_multi_avg_fn(audio.average_decay)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=mean_of, use_buffers=True)
     batches = audio.clips_per_epoch // audio.batch_size
     rising = audio.rising_epochs * batches
     # Nothing depends on how many epochs follow, so a shorter run is the start of a longer one.
@@ -209,7 +209,7 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
             record.say(f"epoch {epoch + 1}/{audio.epochs} loss {total / batches:.4f}")
             save_weights(out / "audio" / "model.safetensors", averaged.module)
     with record.timed("score"):
-        record.metrics = score_audio(averaged.module, clips, mean, std)
+        record.metrics = score_audio(cast(AudioModel, averaged.module), clips, mean, std)
     record.say(f"RAVDESS actors 17-20: {record.metrics}")
     record.finish()
 

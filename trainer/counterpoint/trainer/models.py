@@ -80,7 +80,8 @@ class VisionEncoder(nn.Module):
         pictures = centred / deviation
         if self.training:
             return self.embed(pictures)
-        return (self.embed(pictures) + self.embed(pictures.flip(3))) / 2
+        both = self.embed(torch.cat((pictures, pictures.flip(3))))
+        return both.reshape(2, -1, VISION_DIM).mean(dim=0)
 
     def embed(self, pictures: Tensor) -> Tensor:
         """Standardised pictures (N, 1, S, S) -> (N, 128) in (-1, 1), as they are seen."""

@@ -226,6 +226,7 @@ def test_a_file_that_cannot_be_decoded_is_named_by_row(tmp_path: Path) -> None:
         (["fusion.kind=sum"], r"fusion\.kind: there is no 'sum'"),
         (["text.encoder=bert", "text.options={}"], r"text\.checkpoint: 'bert' needs"),
         (["audio.context_ms=900"], r"audio\.context_ms: must be a multiple of 250"),
+        (['tasks.mood.labels=["good"]'], r"tasks\.mood: labels must be two or more"),
         (["tasks.joy.weight=2.0"], r"no column 'label:joy'"),
         (["data.validation=0.0"], r"data: validation must be > 0"),
         (["video.use=false", "audio.use=false", "text.use=false"], "one of video.use"),

@@ -142,8 +142,17 @@ def test_init_writes_what_fit_reads(tmp_path: Path, capsys: pytest.CaptureFixtur
     errors = capsys.readouterr().err.splitlines()
     assert "is there already" in errors[0]
     assert "the table has no rows" in errors[1]
-    with pytest.raises(UsageError, match="a name has letters"):
-        init(tmp_path / "third", tasks={"a b": None})
+    for tasks_of, message in (
+        ({"a b": None}, "a name has letters"),
+        ({"mood": ("glad",)}, "--task mood: two classes or more, all different"),
+        ({"mood": ("glad", "glad")}, "--task mood: two classes or more, all different"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            init(tmp_path / "third", tasks=tasks_of)  # type: ignore[arg-type]
+        assert not (tmp_path / "third").exists()
+    odd = ('"so so"', "back\\slash", "très")
+    config_file, _ = init(tmp_path / "odd", tasks={"mood": odd})
+    assert read_config(config_file).tasks["mood"].labels == odd
 
 
 def test_the_textbook_configuration_is_as_it_says() -> None:

@@ -158,6 +158,9 @@ def test_a_class_without_an_example_in_train(tmp_path: Path) -> None:
     alone = "id,text,speaker,label:m\na,hi,ann,x\nb,ho,bob,y\n"
     with pytest.raises(CounterpointError, match="no split by speaker found"):
         split_index(read_index(write(tmp_path, alone)), shares=Shares(validation=0.5, test=0))
+    named = read_index(write(tmp_path, table(4)), tasks={"m": ("x", "y", "z")})
+    with pytest.raises(CounterpointError, match=r"csv: column 'label:m': class 'z' .* at all"):
+        split_index(named)
 
 
 @pytest.fixture

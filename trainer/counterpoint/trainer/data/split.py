@@ -100,8 +100,8 @@ def untrained(index: Index) -> str | None:
         for position, name in enumerate(task.labels):
             rows = [example for example in labelled if example.labels[task.name] == position]
             if not any(example.split == "train" for example in rows):
-                where = f" (row {rows[0].row} is in {rows[0].split})" if rows else ""
-                return f"column '{LABEL}{task.name}': class {name!r} has no example in train{where}"
+                where = f"in train (row {rows[0].row} is in {rows[0].split})" if rows else "at all"
+                return f"column '{LABEL}{task.name}': class {name!r} has no example {where}"
     return None
 
 
@@ -113,7 +113,9 @@ def _draw(index: Index, seed: int, shares: Shares, *, allow_random: bool) -> Ind
             f"{index.path}: {len(groups)} speakers cannot be split into {wanted} parts without "
             "one in two; add speakers, set the test share to 0, or give a column 'split'"
         )
-    missing: str | None = None
+    everything: dict[str, Split] = {example.id: "train" for example in index.examples}
+    if (missing := untrained(with_splits(index, everything))) is not None:
+        raise DatasetError(f"{index.path}: {missing}")
     for attempt in range(_TRIES):
         random = np.random.default_rng([seed, attempt])
         order = [groups[position] for position in random.permutation(len(groups))]

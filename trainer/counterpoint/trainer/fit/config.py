@@ -65,6 +65,8 @@ class TaskConfig:
             raise ValueError("weight must be > 0 and balance within 0..1")
         if self.labels and self.kind == "number":
             raise ValueError("a number has no labels")
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
+            raise ValueError(f"labels must be two or more, all different, not {self.labels}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

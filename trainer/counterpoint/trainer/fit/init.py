@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from counterpoint.trainer.data.index import LABEL, MODALITIES
 from counterpoint.trainer.fit.config import read_config
 
 TEXTBOOK: Final = Path(__file__).with_name("textbook.toml")
+_EPOCHS: Final = 40
+"""A table of one's own has few rows, and so few steps an epoch. It stops early by itself."""
+
 CONFIG, INDEX = "config.toml", "index.csv"
 
 
@@ -32,7 +36,7 @@ def init(
         the configuration and the table.
 
     Raises:
-        UsageError: a file of that name is there, or no modality, or no task.
+        UsageError: a file of that name is there, no modality, no task, or a task of one class.
     """
     config, index = folder / CONFIG, folder / INDEX
     for path in (config, index):
@@ -40,8 +44,9 @@ def init(
             raise UsageError(f"{path} is there already; take another folder")
     if not modalities or not tasks:
         raise UsageError("init: one modality and one task are needed at least")
+    text = _config(modalities, tasks)
     folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(_config(modalities, tasks), encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     columns = ["id", *(name for name in MODALITIES if name in modalities)]
     if {"video", "audio"} & set(modalities):
         columns += ["start_s", "end_s"]
@@ -61,12 +66,17 @@ def _config(modalities: Sequence[str], tasks: Mapping[str, Sequence[str] | None]
         if labels is None:
             block += 'kind = "number"\n'
         elif labels:
-            quoted = ", ".join('"' + label.replace('"', "") + '"' for label in labels)
-            block += f'kind = "classes"\nlabels = [{quoted}]\n'
+            if len(set(labels)) != len(labels) or len(labels) == 1:
+                raise UsageError(f"--task {name}: two classes or more, all different")
+            # A JSON string is a TOML string.
+            quoted = json.dumps(list(labels), ensure_ascii=False)
+            block += f'kind = "classes"\nlabels = {quoted}\n'
         else:
             block += 'kind = "classes"\n'
         blocks.append(block)
-    text = re.sub(r"\[tasks\.emotion\].*?\n\n", "\n".join(blocks) + "\n", text, flags=re.DOTALL)
+    block = "\n".join(blocks) + "\n"
+    text = re.sub(r"\[tasks\.emotion\].*?\n\n", lambda _: block, text, flags=re.DOTALL)
+    text = re.sub(r"(?m)^epochs = .*$", f"epochs = {_EPOCHS}", text)
     for name in MODALITIES:
         if name not in modalities:
             text = text.replace(f"[{name}]\nuse = true", f"[{name}]\nuse = false")

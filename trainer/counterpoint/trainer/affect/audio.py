@@ -209,7 +209,7 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
             record.say(f"epoch {epoch + 1}/{audio.epochs} loss {total / batches:.4f}")
             save_weights(out / "audio" / "model.safetensors", averaged.module)
     with record.timed("score"):
-        record.metrics = score_audio(cast(AudioModel, averaged.module), clips, mean, std)
+        record.metrics = score_audio(cast("AudioModel", averaged.module), clips, mean, std)
     record.say(f"RAVDESS actors 17-20: {record.metrics}")
     record.finish()
 

@@ -414,3 +414,21 @@ def test_g10_what_comes_out_depends_on_arrivals_alone_not_on_when_advance_is_cal
     punctual = [told(output) for output in drive(scenario)[0]]
     assert [told(output) for output in drive_lazily(scenario)[0]] == punctual
     assert [told(output) for output in drive_lazily(scenario, seed)[0]] == punctual
+
+
+@given(scenarios())
+@thorough(150)
+def test_what_reaches_no_cells_end_closes_nothing(scenario: Scenario) -> None:
+    aligner = Aligner(scenario.spec, scenario.sources)
+    waited = 0
+    for arrived_ns, item in scenario.arrivals:
+        aligner.advance(arrived_ns)
+        end_ns = item.end_ns if isinstance(item, AudioChunk) else item.t_ns
+        has_cells = isinstance(item, VideoFrame | AudioChunk)
+        can_wait = has_cells and end_ns < aligner.closes_ns().get(modality_of(item), 0)
+        aligner.push(item, arrived_ns)
+        if can_wait:
+            waited += 1
+            assert aligner.advance(arrived_ns) == []
+    event(f"some waited: {waited > 0}, lateness: {scenario.spec.lateness_ns > 0}")
+    assert not (waited and scenario.spec.lateness_ns)

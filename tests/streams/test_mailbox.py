@@ -128,6 +128,38 @@ def test_wake_ends_a_waiting_get_with_nothing_and_once() -> None:
     asyncio.run(main())
 
 
+def test_what_cannot_matter_yet_wakes_nobody_until_something_does_or_half_the_room_is_gone() -> (
+    None
+):
+    async def main() -> None:
+        mailbox = Mailbox({Modality.VIDEO: 4})
+        mailbox.be_patient({Modality.VIDEO: 1_000})
+
+        async def wakes(*items: Item) -> bool:
+            getting = asyncio.create_task(mailbox.get())
+            await asyncio.sleep(0)
+            for item in items:
+                mailbox.put(0, item)
+            for _ in range(3):  # the call from any thread, the future, the task
+                await asyncio.sleep(0)
+            woken = getting.done()
+            if not woken:
+                mailbox.wake()
+            assert [item for _, item in await getting] == list(items)
+            return woken
+
+        assert not await wakes(frame(998), frame(999))
+        assert await wakes(frame(998), frame(1_000))
+        assert await wakes(frame(1), frame(2), frame(3))
+        assert await wakes(frame(998), chunk(0))
+        assert await wakes(frame(998), line(0))
+        assert await wakes(ended(Modality.VIDEO, 0))
+        mailbox.be_patient({})
+        assert await wakes(frame(998))
+
+    asyncio.run(main())
+
+
 def test_a_second_consumer_is_refused() -> None:
     async def main() -> None:
         mailbox = Mailbox()

@@ -49,6 +49,9 @@ INFERENCE_TIMEOUT_S = 60.0
 READOUT_SIZE = 256
 """Predictions that wait for a slow reader of `Session.predictions` before the oldest is dropped."""
 
+PLACING_NS = 10_000_000
+"""Sound is brought onto the grid by less than this."""
+
 MAX_CELLS = 128
 """Cells and lines that wait for the models: more than one context of every modality."""
 
@@ -333,6 +336,9 @@ class Session:
         wake_ns = self._aligner.next_wake_ns()
         if self._by_arrivals or wake_ns is None:
             return await self._mailbox.get()
+        self._mailbox.be_patient(
+            {m: end_ns - PLACING_NS for m, end_ns in self._aligner.closes_ns().items()}
+        )
         timer = self._runtime.call_at(self._clock_ns(wake_ns), self._mailbox.wake)
         try:
             return await self._mailbox.get()

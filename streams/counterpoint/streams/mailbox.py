@@ -16,12 +16,14 @@ from itertools import chain
 from typing import NamedTuple
 
 from counterpoint.streams.types import (
+    AudioChunk,
     Bound,
     ClockUpdate,
     DropCounter,
     Item,
     Modality,
     SourceEnded,
+    VideoFrame,
     modality_of,
 )
 
@@ -105,6 +107,7 @@ class Mailbox:
         self._peak = dict.fromkeys(Modality, 0)
         self._closed = False
         self._woken = False
+        self._patience: Mapping[Modality, int] = {}
         self._consumer: asyncio.Future[None] | None = None
         self._producers: deque[asyncio.Future[None]] = deque()  # one for each that waits
 
@@ -134,7 +137,8 @@ class Mailbox:
                 self._samples[modality].popleft()
                 self._dropped[modality].add(DROPPED_OLDEST)
             self._append(arrived_ns, item, modality)
-            self._notify_consumer()
+            if not self._can_wait(item, modality):
+                self._notify_consumer()
 
     async def put_wait(self, arrived_ns: int, item: Item) -> None:
         """Hand an item in from the consumer's loop; waits for room, and loses nothing.
@@ -208,6 +212,16 @@ class Mailbox:
             self._woken = True
             self._notify_consumer()
 
+    def be_patient(self, until: Mapping[Modality, int]) -> None:
+        """From now on a picture or sound that ends before ``until`` of its modality, session time,
+        wakes nobody by itself: it is taken with the next that does, or after `wake`.
+
+        Most of what comes is of no consequence by itself, and to be woken costs more than to take
+        it in. Nothing is lost by it: from the moment that it is half full, all wakes.
+        """
+        with self._lock:
+            self._patience = until
+
     @property
     def closed(self) -> bool:
         return self._closed
@@ -236,6 +250,14 @@ class Mailbox:
         if isinstance(item, Bound | ClockUpdate):
             return len(self._control) < _MAX_BOUNDS
         return len(self._samples[modality]) < self._capacity[modality]
+
+    def _can_wait(self, item: Item, modality: Modality) -> bool:
+        until_ns = self._patience.get(modality, 0)
+        if 2 * len(self._samples[modality]) > self._capacity[modality]:
+            return False
+        if isinstance(item, VideoFrame):
+            return item.t_ns < until_ns
+        return isinstance(item, AudioChunk) and item.end_ns < until_ns
 
     def _append(self, arrived_ns: int, item: Item, modality: Modality) -> None:
         entry = _Entry(self._order, arrived_ns, item)

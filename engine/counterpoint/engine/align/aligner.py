@@ -21,6 +21,7 @@ from counterpoint.engine.align.window import (
     Window,
 )
 from counterpoint.streams.types import (
+    NS_PER_S,
     AudioChunk,
     Bound,
     ChatLine,
@@ -221,6 +222,18 @@ class Aligner:
         if self._revisions.settles_ns < due_ns:
             self._wake_ns = self._revisions.settles_ns
         return due_ns
+
+    def closes_ns(self) -> Mapping[Modality, int]:
+        """Up to where a picture or sound has to reach to close a cell. What does not reach so far
+        is of no consequence before another item or instant is; empty where all may be.
+        """
+        if self._spec.lateness_ns:
+            return {}  # what comes late changes what was given
+        return {
+            Modality.VIDEO: self._video.closes_ns,
+            # A chunk may begin up to half a sample before the sample that it is taken for.
+            Modality.AUDIO: self._audio.next_end_ns - NS_PER_S // self._spec.audio_rate_hz - 1,
+        }
 
     def _due_ns(self) -> int:
         """The next instant, from now on, at which a cell or window is to be closed."""

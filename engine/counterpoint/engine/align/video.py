@@ -139,6 +139,12 @@ class VideoTrack:
         gap_ns = min(self._block_gap_ns, self._spec.max_ahead_ns)
         return gap_ns if self._previous_gap_ns is None else min(gap_ns, self._previous_gap_ns)
 
+    @property
+    def closes_ns(self) -> int:
+        """The bound that a frame raises lies ahead of it by no more than a gap that was learned:
+        one from before this closes no cell."""
+        return self.next_end_ns - max(self._block_gap_ns or 0, self._previous_gap_ns or 0)
+
     def restart(self) -> None:
         """The clock broke: the step to the next frame is no gap. Gaps learned before stay."""
         self._newest_ns = None

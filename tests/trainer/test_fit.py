@@ -86,6 +86,40 @@ def test_a_run_leaves_its_record(whole: Path, data: Path) -> None:
     assert {path.suffix for path in (whole / "checkpoints").iterdir()} == {".safetensors"}
 
 
+def test_subsets_are_reported_on_the_rows_that_have_them(whole: Path) -> None:
+    """Also of a number, which no bundle has a place for. Of four rows two have all three."""
+    found = read_json(whole / "subsets.json")["validation"]
+    rows = {part: figures["rows"] for part, figures in found["mood"].items()}
+    assert rows == {
+        "video": 3, "audio": 3, "text": 4, "video + audio": 2, "video + text": 3,
+        "audio + text": 3, "video + audio + text": 2,
+    }  # fmt: skip
+    run = load_best(whole)
+    batch = next(batches(run.source, "validation"))
+    only = {name: batch[f"{name}_mask"] * (name == "text") for name in run.model.modalities}
+    cells = run.model.encode({**batch, **{f"{name}_mask": mask for name, mask in only.items()}})
+    with torch.inference_mode():
+        said = run.model(cells, states_of(only)).fused["mood"].argmax(dim=1)
+    right = (said == batch["labels"][:, 0].long()).float().mean()
+    assert found["mood"]["text"]["accuracy"] == pytest.approx(float(right))
+    assert found["stress"]["text"]["mae"] > 0
+    # Who always says the mean of train: what a fit has to be better than.
+    index = run.source.index
+    learned, held = (
+        [
+            row.labels["stress"]
+            for row in index.examples
+            if row.split == part and len(row.labels) > 1
+        ]
+        for part in ("train", "validation")
+    )
+    mean = sum(learned) / len(learned)
+    expected = sum(abs(value - mean) for value in held) / len(held)
+    figures = read_json(whole / "metrics.json")["validation"]["stress"]
+    assert figures["mae_of_mean"] == pytest.approx(expected, rel=1e-4)
+    assert "| validation | stress | audio + text |" in (whole / "report.md").read_text()
+
+
 def test_an_interrupted_run_resumes_to_the_same_result(
     whole: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -40,29 +40,61 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AudioPhase:
+    """One run over the clips.
+
+    Fields whose name does not say it all:
+        average: share of itself that the running mean of the weights keeps at a step; 0: none, and
+            the learning rate goes through one cycle. With a mean it stays level.
+        still: what batch normalisation measures stays as it is.
+        ravdess_share: of the clips drawn; the others are nEMO's.
+        pitch: greatest stretch of the frequency axis.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    average: float
+    still: bool
+    ravdess_share: float
+    pitch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AudioConfig:
-    epochs: int = 25
+    """``first`` learns all from nothing; ``finish`` goes on, and its mean of weights counts.
+
+    Fields whose name does not say it all:
+        start: folder of a bundle whose audio part is there in place of ``first``; empty: none.
+    """
+
+    start: str = ""
+    first: AudioPhase = AudioPhase(
+        epochs=50, batch_size=64, learning_rate=3e-3, average=0.0, still=False,
+        ravdess_share=0.45, pitch=0.06,
+    )  # fmt: skip
+    finish: AudioPhase = AudioPhase(
+        epochs=8, batch_size=32, learning_rate=6e-4, average=0.997, still=True,
+        ravdess_share=0.55, pitch=0.08,
+    )  # fmt: skip
     clips_per_epoch: int = 4096
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    rising_epochs: int = 2
     weight_decay: float = 0.05
     dropout: float = 0.35
     label_smoothing: float = 0.05
-    average_decay: float = 0.998
-    ravdess_share: float = 0.55
     gain_db: float = 10.0
     noise_share: float = 0.5
     snr_db: tuple[float, float] = (0.0, 30.0)
     tempo: float = 0.15
-    pitch: float = 0.1
     mixup_share: float = 0.5
     mixup_alpha: float = 0.3
     masks: int = 2
     mask_bins: int = 10
     mask_frames: int = 25
     start_share: float = 0.2
-    bfloat16: bool = False
+
+    @property
+    def epochs(self) -> int:
+        return self.finish.epochs + (0 if self.start else self.first.epochs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 Speakers of the validation and calibration splits are never trained on. Augmentation works on the
 cached log-mel: a gain is an offset, uncorrelated noise adds in power, tempo and pitch are a warp
-of the time and the frequency axis; all of it once for a batch. What is kept is a running average
-of the weights: with so few speakers the weights of single steps differ by points.
+of the time and the frequency axis; all of it once for a batch.
+
+A first phase learns all from nothing in one cycle of the learning rate; a second goes on at a level
+rate, and a running mean of its weights is the result: with so few speakers the weights of single
+steps differ by points. The first may be replaced by what a bundle has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from counterpoint.engine.preprocess.spec import HOP_NS, AudioSpec
 from counterpoint.streams.types import Float32Array
-from counterpoint.trainer.config import AffectConfig, AudioConfig
+from counterpoint.trainer.affect.audio_start import start_from
+from counterpoint.trainer.config import AffectConfig, AudioConfig, AudioPhase
 from counterpoint.trainer.data.speech import (
     CALIBRATION,
     RAVDESS_VALIDATION,
@@ -54,10 +59,8 @@ class AudioModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.emotion = nn.Linear(2 * AudioSequence.HIDDEN, CLASSES)
 
-    def forward(self, log_mel: Tensor, mask: Tensor, *, bfloat16: bool = False) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            steps = self.encoder(log_mel)
-        pooled = self.sequence(steps.float(), mask)
+    def forward(self, log_mel: Tensor, mask: Tensor) -> Tensor:
+        pooled = self.sequence(self.encoder(log_mel), mask)
         logits: Tensor = self.emotion(self.dropout(pooled))
         return logits
 
@@ -87,13 +90,14 @@ class Track:
 
 
 def augment(
-    crops: Tensor, noise: Tensor, mean: Tensor, std: Tensor, config: AudioConfig,
+    crops: Tensor, noise: Tensor, mean: Tensor, std: Tensor, pitch: float, config: AudioConfig,
     generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """Raw log-mel crops (N, longer, 64) -> normalised inputs (N, 314, 64).
 
     Args:
         noise: (N, longer, 64) raw log-mel of background noise.
+        pitch: greatest stretch of the frequency axis.
     """
     count, frames, bins = crops.shape
 
@@ -108,7 +112,7 @@ def augment(
     scaled = ((mixed - mean) / std).clamp(-4, 4)
 
     zoom_time = (1 + uniform(-1, 1) * config.tempo) * WINDOW_FRAMES / frames
-    zoom_bins = 1 + uniform(-1, 1) * config.pitch
+    zoom_bins = 1 + uniform(-1, 1) * pitch
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = zoom_bins
     theta[:, 0, 2] = zoom_bins - 1  # bin 0 stays where it is
@@ -153,65 +157,113 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
     save_arrays(out / "audio" / "normalisation.npz", mean=mean_bins, std=std_bins)
     mean, std = torch.from_numpy(mean_bins), torch.from_numpy(std_bins)
 
-    track = Track(training.log_mel)
-    emotions = torch.from_numpy(training.emotions)
-    weights = _clip_weights(training, audio)
-    longest = math.ceil(WINDOW_FRAMES * (1 + audio.tempo)) + 1
-
     model = AudioModel(audio)
-    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = sum(parameter.numel() for parameter in model.parameters())
     record.say(
         f"{len(training.clips)} clips of {len(training.speakers)} speakers, {size} parameters"
     )
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=audio.learning_rate, weight_decay=audio.weight_decay
-    )
-    mean_of = get_ema_multi_avg_fn(audio.average_decay)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(model, multi_avg_fn=mean_of, use_buffers=True)
-    batches = audio.clips_per_epoch // audio.batch_size
-    rising = audio.rising_epochs * batches
-    # Nothing depends on how many epochs follow, so a shorter run is the start of a longer one.
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / rising, math.sqrt(rising / (step + 1)))
-    )
-    with record.timed("fit"):
-        for epoch in range(audio.epochs):
-            model.train()
-            total = 0.0
-            drawn = torch.multinomial(
-                weights, batches * audio.batch_size, replacement=True, generator=generator
-            )
-            for chosen in drawn.split(audio.batch_size):  # type: ignore[no-untyped-call]
-                n = len(chosen)
-                # A window may end anywhere from the middle of the clip to half a second after it.
-                counts = track.counts[chosen]
-                ends = counts * 0.6 + torch.rand(n, generator=generator) * (counts * 0.4 + 50)
-                crops = track.crops(chosen, ends.long(), longest)
-                which = torch.randint(len(noise.counts), (n,), generator=generator)
-                room = noise.counts[which] - longest
-                at = longest + (torch.rand(n, generator=generator) * room).long()
-                inputs = augment(
-                    crops, noise.crops(which, at, longest), mean, std, audio, generator
-                )
-                target = F.one_hot(emotions[chosen], CLASSES).to(torch.float32)
-                inputs, target = _mixup(inputs, target, audio, generator)
-                mask = _session_start_mask(n, audio, generator)
-                logits = model(inputs, mask, bfloat16=audio.bfloat16)
-                loss = F.cross_entropy(logits, target, label_smoothing=audio.label_smoothing)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-                optimiser.step()
-                schedule.step()
-                averaged.update_parameters(model)
-                total += float(loss.detach())
-            record.say(f"epoch {epoch + 1}/{audio.epochs} loss {total / batches:.4f}")
-            save_weights(out / "audio" / "model.safetensors", averaged.module)
+    lesson = Lesson(track=Track(training.log_mel), noise=noise, clips=training, mean=mean, std=std)
+    if audio.start:
+        record.metrics["started_from"] = start_from(Path(audio.start), model)
+    else:
+        with record.timed("first"):
+            run_phase(model, audio.first, lesson, audio, generator, record.say)
+    # Seeded anew, so that the finish does not depend on whether the first phase ran just now.
+    generator = seed_everything(config.seed + 1)
+    with record.timed("finish"):
+        model = run_phase(model, audio.finish, lesson, audio, generator, record.say)
+    save_weights(out / "audio" / "model.safetensors", model)
     with record.timed("score"):
-        record.metrics = score_audio(cast("AudioModel", averaged.module), clips, mean, std)
+        record.metrics |= score_audio(model, clips, mean, std)
     record.say(f"RAVDESS actors 17-20: {record.metrics}")
     record.finish()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lesson:
+    """What a phase learns from.
+
+    Fields:
+        track: the clips of ``clips``, not normalised.
+        noise: what is mixed in.
+        mean, std: (64,) of the log-mel.
+    """
+
+    track: Track
+    noise: Track
+    clips: SpokenClips
+    mean: Tensor
+    std: Tensor
+
+
+def run_phase(
+    model: AudioModel, phase: AudioPhase, lesson: Lesson, config: AudioConfig,
+    generator: torch.Generator, say: Callable[[str], None],
+) -> AudioModel:  # fmt: skip
+    """Train ``model`` in place; the running mean of its weights, or itself if there is none."""
+    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = config.clips_per_epoch // phase.batch_size
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=phase.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if phase.average:
+        # Nothing depends on how many epochs follow: a shorter run is the start of a longer one.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(1.0, 2 * (step + 1) / batches)
+        )
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, phase.learning_rate, total_steps=batches * phase.epochs, pct_start=0.2
+        )
+    mean_of = get_ema_multi_avg_fn(phase.average)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=mean_of, use_buffers=True)
+    weights = _clip_weights(lesson.clips, phase.ravdess_share)
+    for epoch in range(phase.epochs):
+        model.train()
+        if phase.still:
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        total = 0.0
+        drawn = torch.multinomial(
+            weights, batches * phase.batch_size, replacement=True, generator=generator
+        )
+        for chosen in drawn.split(phase.batch_size):  # type: ignore[no-untyped-call]
+            inputs, target, mask = _batch(chosen, lesson, phase.pitch, config, generator)
+            loss = F.cross_entropy(
+                model(inputs, mask), target, label_smoothing=config.label_smoothing
+            )
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            optimiser.step()
+            schedule.step()
+            averaged.update_parameters(model)
+            total += float(loss.detach())
+        say(f"epoch {epoch + 1}/{phase.epochs} loss {total / batches:.4f}")
+    return cast("AudioModel", averaged.module) if phase.average else model
+
+
+def _batch(
+    chosen: Tensor, lesson: Lesson, pitch: float, config: AudioConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (N, 314, 64), targets (N, 7), masks (N, 60): windows into the clips ``chosen``."""
+    count = len(chosen)
+    longest = math.ceil(WINDOW_FRAMES * (1 + config.tempo)) + 1
+    # A window may end anywhere from the middle of the clip to half a second after it.
+    counts = lesson.track.counts[chosen]
+    ends = counts * 0.6 + torch.rand(count, generator=generator) * (counts * 0.4 + 50)
+    crops = lesson.track.crops(chosen, ends.long(), longest)
+    which = torch.randint(len(lesson.noise.counts), (count,), generator=generator)
+    room = lesson.noise.counts[which] - longest
+    at = longest + (torch.rand(count, generator=generator) * room).long()
+    noise = lesson.noise.crops(which, at, longest)
+    inputs = augment(crops, noise, lesson.mean, lesson.std, pitch, config, generator)
+    emotions = torch.from_numpy(lesson.clips.emotions)[chosen]
+    target = F.one_hot(emotions, CLASSES).to(torch.float32)
+    inputs, target = _mixup(inputs, target, config, generator)
+    return inputs, target, _session_start_mask(count, config, generator)
 
 
 def score_audio(
@@ -227,11 +279,11 @@ def score_audio(
     return metrics
 
 
-def _clip_weights(clips: SpokenClips, config: AudioConfig) -> Tensor:
+def _clip_weights(clips: SpokenClips, ravdess_share: float) -> Tensor:
     """How often each clip is drawn: sets by ``ravdess_share``, classes by 1 / sqrt(count)."""
     ravdess = np.array([clip.speaker.startswith("ravdess") for clip in clips.clips])
     weights = np.zeros(len(clips.clips))
-    for inside, share in ((ravdess, config.ravdess_share), (~ravdess, 1 - config.ravdess_share)):
+    for inside, share in ((ravdess, ravdess_share), (~ravdess, 1 - ravdess_share)):
         if inside.any():
             counts = np.bincount(clips.emotions[inside], minlength=CLASSES)
             part = 1 / np.sqrt(counts[clips.emotions[inside]])

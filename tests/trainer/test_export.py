@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
+import dataclasses
 from importlib import metadata
 from pathlib import Path
 
@@ -23,9 +24,13 @@ from counterpoint.engine.device import open_device
 from counterpoint.engine.golden import check_golden
 from counterpoint.engine.manifest import MASKS, MODEL_CARD_FILE, TOKENIZER_FILE
 from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
-from counterpoint.streams.errors import FailedError, UnavailableError
+from counterpoint.streams.errors import FailedError, UnavailableError, UsageError
 from counterpoint.trainer import pretrained
 from counterpoint.trainer.affect.bundle import golden_inputs
+from counterpoint.trainer.affect.heads import EMOTION_STYLES, StyleHeads
+from counterpoint.trainer.affect.start import start_from
+from counterpoint.trainer.affect.text_fit import TextModel
+from counterpoint.trainer.config import TextConfig
 from counterpoint.trainer.evaluate import Evaluator
 from counterpoint.trainer.export import About, Parts, export_bundle, run_onnx
 from counterpoint.trainer.labels import HEADS
@@ -35,7 +40,6 @@ from counterpoint.trainer.models import (
     AudioSequence,
     LateFusion,
     NgramBag,
-    TextHeads,
     VisionEncoder,
 )
 from counterpoint.trainer.onnx_export import check_parity, export_graph
@@ -87,7 +91,7 @@ def exported(
             nn.Linear(VISION_DIM, 7),
             AudioSequence(),
             nn.Linear(2 * AudioSequence.HIDDEN, 7),
-            TextHeads(3, 7),
+            StyleHeads(),
             torch.softmax(torch.randn(7, 3), dim=1),
         ),
     }
@@ -195,6 +199,74 @@ def test_validation_sees_what_the_engine_would(exported: tuple[Bundle, Parts]) -
         assert alone["emotion"].shape == (2, 7)
     finally:
         device.close()
+
+
+def test_a_fit_starts_where_the_text_part_of_a_bundle_ended(
+    exported: tuple[Bundle, Parts], sentence_graph: tuple[SentenceEncoder, Path]
+) -> None:
+    bundle, parts = exported
+    config = sentence_graph[0].bert.config
+    encoder = SentenceEncoder(AutoModel.from_config(config, attn_implementation="eager")).eval()
+    encoder.bert.embeddings.load_state_dict(sentence_graph[0].bert.embeddings.state_dict())
+    model = TextModel(TextConfig()).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert start_from(bundle.root, encoder, model) == bundle.digest
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        own, given = (e(ids, torch.ones_like(ids)) for e in (encoder, sentence_graph[0]))
+    assert float((own * given).sum()) > 0.999
+    heads = parts.modules["fusion"].text_heads
+    assert isinstance(heads, StyleHeads)
+    for name, tensor in heads.state_dict().items():
+        if name != "scale.num_batches_tracked":
+            assert torch.equal(model.heads.state_dict()[name], tensor), name
+    assert torch.equal(model.ngrams.table.weight, parts.modules["ngrams"].table.weight)
+    assert torch.equal(model.tweets.weight, before["tweets.weight"])
+
+
+class _OneAnswer(nn.Module):
+    """A head as bundles had it before there were answers by style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        styles = StyleHeads()
+        self.scale, self.hidden = styles.scale, styles.hidden
+        self.sentiment, self.emotion = nn.Linear(384, 3), nn.Linear(384, 7)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.hidden(self.scale(embedding)))
+        return self.sentiment(hidden), self.emotion(hidden)
+
+
+def test_a_bundle_of_another_kind_is_no_start(
+    tiny: Bundle, sentence_graph: tuple[SentenceEncoder, Path]
+) -> None:
+    with pytest.raises(UsageError, match="no start for this one"):
+        start_from(tiny.root, sentence_graph[0], TextModel(TextConfig()))
+
+
+def test_one_answer_starts_every_style(
+    exported: tuple[Bundle, Parts], sentence_graph: tuple[SentenceEncoder, Path], tmp_path: Path
+) -> None:
+    old = _OneAnswer().eval()
+    fusion = exported[1].modules["fusion"]
+    made = LateFusion(
+        fusion.vision_head, fusion.audio_sequence, fusion.audio_head, old, fusion.table
+    ).eval()
+    root = tmp_path / "old"
+    about = About(
+        id="old", licence_notice="Random weights.", missing_policy="adds nothing",
+        model_card="# Old\n", metrics={},
+        temperatures={head: dict.fromkeys(MASKS, 1.0) for head in HEADS},
+    )  # fmt: skip
+    parts = dataclasses.replace(exported[1], modules={**exported[1].modules, "fusion": made})
+    export_bundle(parts, about, root, tmp_path / "work")
+    model = TextModel(TextConfig())
+    start_from(root, sentence_graph[0], model)
+    for place in range(len(EMOTION_STYLES)):
+        rows = slice(7 * place, 7 * place + 7)
+        assert torch.equal(model.heads.emotion.weight[rows], old.emotion.weight)
+        assert torch.equal(model.heads.emotion.bias[rows], old.emotion.bias)
 
 
 class _FixedBatch(nn.Module):

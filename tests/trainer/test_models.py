@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.trainer.affect.fusion import Lone, Pool, answers_of, draw_triples
+from counterpoint.trainer.affect.heads import StyleHeads
 from counterpoint.trainer.models import (
     AUDIO_DIM,
     TEXT_DIM,
@@ -22,7 +23,6 @@ from counterpoint.trainer.models import (
     Combine,
     LateFusion,
     NgramBag,
-    TextHeads,
     VisionEncoder,
     masked_mean,
 )
@@ -43,7 +43,7 @@ def make_fusion() -> LateFusion:
         nn.Linear(VISION_DIM, 7),
         AudioSequence(),
         nn.Linear(2 * AudioSequence.HIDDEN, 7),
-        TextHeads(3, 7),
+        StyleHeads(),
         table,
     ).eval()
     for combine in (fusion.sentiment, fusion.emotion):

@@ -44,10 +44,11 @@ def _fit(options: argparse.Namespace) -> None:
         raise UsageError("fit affect: --data and --out are needed")
     # Only here, so that --help and wrong usage answer at once, and without the extra too.
     from counterpoint.trainer.affect.recipe import run_all, run_stage
-    from counterpoint.trainer.config import AffectConfig
+    from counterpoint.trainer.config import AffectConfig, TextConfig
 
     _need_folder(options.data)
-    config = AffectConfig(seed=options.seed)
+    text = TextConfig.going_on(str(options.start)) if options.start else TextConfig()
+    config = AffectConfig(seed=options.seed, text=text)
     stages = options.stage or ["all"]
     for stage in stages:
         if stage == "all":
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="affect: only this stage (may be repeated)",
     )
+    fit.add_argument("--start", type=Path, help="affect: go on from the text part of this bundle")
     fit.set_defaults(run=_fit)
     add_own(commands)
     add_evaluate(commands)

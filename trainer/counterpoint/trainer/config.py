@@ -102,6 +102,7 @@ class TextConfig:
     """Stage ``text``. An epoch is ``lines_per_epoch`` lines, a small part of the sets.
 
     Fields:
+        start: folder of a bundle to go on from; empty for MiniLM alone.
         falling_epochs: the last ones, in which the learning rates fall to zero.
         layer_decay: of the learning rate, from each layer to the one below it.
         shares: of the lines drawn, by set.
@@ -109,8 +110,9 @@ class TextConfig:
         style_weight: of the loss of the guess where a line comes from.
     """
 
-    epochs: int = 24
-    falling_epochs: int = 8
+    start: str = ""
+    epochs: int = 40
+    falling_epochs: int = 12
     lines_per_epoch: int = 3_000
     batch_size: int = 32
     tuned_layers: int = 4
@@ -139,6 +141,20 @@ class TextConfig:
         }
     )
     style_weight: float = 0.15
+
+    @classmethod
+    def going_on(cls, bundle: str) -> TextConfig:
+        """From the text part of ``bundle``: shorter, gentler, and more of what it has not seen."""
+        return cls(
+            start=bundle,
+            epochs=10,
+            falling_epochs=7,
+            encoder_learning_rate=1e-4,
+            encoder_dropout=0.1,
+            learning_rate=5e-4,
+            ngram_learning_rate=1e-3,
+            shares={"semeval": 0.15, "goemotions": 0.4, "meld": 0.25, "tweeteval_emotion": 0.2},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

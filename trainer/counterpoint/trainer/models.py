@@ -170,25 +170,6 @@ class NgramBag(nn.Module):
         return mean
 
 
-class TextHeads(nn.Module):
-    """Both heads on a line's embedding: (N, 416) -> sentiment (N, 3), emotion (N, 7) logits."""
-
-    HIDDEN = 384
-
-    def __init__(self, sentiments: int, emotions: int, dropout: float = 0.4) -> None:
-        super().__init__()
-        # The halves of the embedding differ in scale by a power of ten.
-        self.scale = nn.BatchNorm1d(TEXT_DIM)
-        self.hidden = nn.Linear(TEXT_DIM, self.HIDDEN)
-        self.dropout = nn.Dropout(dropout)
-        self.sentiment = nn.Linear(self.HIDDEN, sentiments)
-        self.emotion = nn.Linear(self.HIDDEN, emotions)
-
-    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.dropout(torch.relu(self.hidden(self.dropout(self.scale(embedding)))))
-        return self.sentiment(hidden), self.emotion(hidden)
-
-
 class LateFusion(nn.Module):
     """Late fusion of logits: one contribution a modality and head, plus a bias, sum to the logits.
 

@@ -73,6 +73,8 @@ def run_all(data: Path, out: Path, config: AffectConfig) -> dict[str, float]:
 
 def _run_process(stage: str, data: Path, out: Path, config: AffectConfig) -> None:
     arguments = ["--data", str(data), "--out", str(out), "--seed", str(config.seed)]
+    if config.text.start:
+        arguments += ["--start", config.text.start]
     # Set before any library of the child asks.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "counterpoint.trainer.cli", "fit", "affect", *arguments]

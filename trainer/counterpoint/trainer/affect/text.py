@@ -22,6 +22,7 @@ from counterpoint.trainer.affect.heads import (
     Answers,
     mix,
 )
+from counterpoint.trainer.affect.start import start_from
 from counterpoint.trainer.affect.text_fit import (
     CHECKPOINT,
     SPEC,
@@ -78,6 +79,8 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
 
     encoder = load_minilm()
     model = TextModel(config.text)
+    if config.text.start:
+        record.metrics["started_from"] = start_from(Path(config.text.start), encoder, model)
     with record.timed("fit"):
         record.metrics["fit_cpu_seconds"] = round(
             fit_text(

@@ -9,34 +9,52 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionConfig:
-    """Fields whose name does not say it all.
+class VisionPhase:
+    """One run through a one-cycle schedule.
 
-    sizes: (picture size in px, epochs) in their order: an epoch of small pictures costs a third of
-        one at 48 px, and most is learned from them. The last size must be the engine's.
-    average: share of itself that the running mean of the weights keeps at a step.
-    warm_up: share of the steps in which the learning rate rises; then it falls linearly to 0.
-    erase_share, degrade_share: shares of the pictures that lose a rectangle, or detail.
+    Fields whose name does not say it all:
+        warm_up: share of the steps in which the learning rate rises.
+        average: share of itself that the running mean of the weights keeps at a step; 0: none.
+        still: the early blocks and what batch normalisation measures stay as they are.
+        degrade_share, erase_share: shares of the pictures that lose detail, or a rectangle.
+        bfloat16: multiply in it where the processor has the instructions.
     """
 
-    sizes: tuple[tuple[int, int], ...] = ((24, 6), (32, 6), (48, 2))
+    epochs: int
+    learning_rate: float
+    warm_up: float
+    weight_decay: float
+    average: float
+    still: bool
+    rotation_degrees: float
+    zoom: float
+    shift: float
+    degrade_share: float
+    erase_share: float
+    bfloat16: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """``first`` learns all from nothing; ``finish`` goes on with pictures nearer to real ones."""
+
     batch_size: int = 128
-    learning_rate: float = 3e-3
-    warm_up: float = 0.15
-    weight_decay: float = 0.05
-    average: float = 0.99
-    dropout: float = 0.15
+    dropout: float = 0.25
     calibration_share: float = 0.1
-    rotation_degrees: float = 12.0
-    zoom: float = 0.12
-    shift: float = 0.08
-    degrade_share: float = 0.1
-    erase_share: float = 0.1
-    bfloat16: bool = False
+    first: VisionPhase = VisionPhase(
+        epochs=26, learning_rate=3e-3, warm_up=0.2, weight_decay=0.02, average=0.0, still=False,
+        rotation_degrees=14.0, zoom=0.14, shift=0.10, degrade_share=0.3, erase_share=0.0,
+        bfloat16=True,
+    )  # fmt: skip
+    finish: VisionPhase = VisionPhase(
+        epochs=3, learning_rate=5e-4, warm_up=0.1, weight_decay=0.05, average=0.99, still=True,
+        rotation_degrees=8.0, zoom=0.08, shift=0.05, degrade_share=0.1, erase_share=0.1,
+        bfloat16=False,
+    )  # fmt: skip
 
     @property
     def epochs(self) -> int:
-        return sum(epochs for _, epochs in self.sizes)
+        return self.first.epochs + self.finish.epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     arguments = ["triples", "--data", str(data), "--out", str(out), "--per-class", "30"]
     assert main(arguments) == 0
     assert main(arguments) == 2  # nothing is written over
+    assert "class-matched" in read_config(out / "config.toml").bundle.licence_notice
     return read_index(Path(read_config(out / "config.toml").data.index), tasks={"emotion": None})
 
 

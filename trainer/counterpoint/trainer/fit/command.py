@@ -56,7 +56,7 @@ def add_own(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     triples.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     triples.add_argument("--out", type=Path, required=True, help="folder for table and faces")
-    triples.add_argument("--per-class", type=int, default=0, help="in train; by default 700")
+    triples.add_argument("--per-class", type=int, default=0, help="in train; by default 300")
     triples.set_defaults(run=_run_triples)
     bundle = commands.add_parser("bundle", help="the best weights of a fit as a bundle")
     bundle.add_argument("folder", type=Path, help="of the run")

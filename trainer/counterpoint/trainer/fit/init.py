@@ -77,6 +77,7 @@ def _config(modalities: Sequence[str], tasks: Mapping[str, Sequence[str] | None]
     block = "\n".join(blocks) + "\n"
     text = re.sub(r"\[tasks\.emotion\].*?\n\n", lambda _: block, text, flags=re.DOTALL)
     text = re.sub(r"(?m)^epochs = .*$", f"epochs = {_EPOCHS}", text)
+    text = text.replace('id = "textbook"', 'id = "own"')
     for name in MODALITIES:
         if name not in modalities:
             text = text.replace(f"[{name}]\nuse = true", f"[{name}]\nuse = false")

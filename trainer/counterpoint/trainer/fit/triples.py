@@ -7,6 +7,7 @@ from them. A row's speaker is its voice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,16 @@ from counterpoint.trainer.data.text import TextLine, read_meld
 from counterpoint.trainer.fit.init import CONFIG, TEXTBOOK
 from counterpoint.trainer.labels import EMOTION, SENTIMENT
 
-PER_CLASS: Final = 700
+PER_CLASS: Final = 300
 _HELD: Final[dict[Split, int]] = {"validation": 40, "test": 60}
 _PART: Final = 10
 """Of the training files every tenth picture and dialogue is validation."""
+
+
+_NOTICE: Final = (
+    "Learned from class-matched triples (no aligned recordings) of FER+ (research use), RAVDESS "
+    "(CC BY-NC-SA 4.0) and MELD (GPL-3.0): non-commercial research only."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +80,9 @@ def write_triples(data: Path, out: Path, *, per_class: int = 0, seed: int = 0) -
         for emotion in range(len(EMOTION)):
             rows += _triples(pool, split, emotion, wanted[split], out, random)
     write_rows(out, rows)
-    (out / CONFIG).write_text(TEXTBOOK.read_text(encoding="utf-8"), encoding="utf-8")
+    text = TEXTBOOK.read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^licence_notice = .*$", f'licence_notice = "{_NOTICE}"', text)
+    (out / CONFIG).write_text(text, encoding="utf-8")
     return out / CONFIG
 
 

@@ -167,12 +167,11 @@ def train_audio(data: Path, out: Path, config: AffectConfig) -> None:
         record.metrics["started_from"] = start_from(Path(audio.start), model)
     else:
         with record.timed("first"):
-            run_phase(model, audio.first, lesson, audio, generator, record.say)
+            run_phase(model, audio.first, lesson, audio, generator, record)
     # Seeded anew, so that the finish does not depend on whether the first phase ran just now.
     generator = seed_everything(config.seed + 1)
     with record.timed("finish"):
-        model = run_phase(model, audio.finish, lesson, audio, generator, record.say)
-    save_weights(out / "audio" / "model.safetensors", model)
+        model = run_phase(model, audio.finish, lesson, audio, generator, record)
     with record.timed("score"):
         record.metrics |= score_audio(model, clips, mean, std)
     record.say(f"RAVDESS actors 17-20: {record.metrics}")
@@ -198,9 +197,12 @@ class Lesson:
 
 def run_phase(
     model: AudioModel, phase: AudioPhase, lesson: Lesson, config: AudioConfig,
-    generator: torch.Generator, say: Callable[[str], None],
+    generator: torch.Generator, record: StageRecord,
 ) -> AudioModel:  # fmt: skip
-    """Train ``model`` in place; the running mean of its weights, or itself if there is none."""
+    """Train ``model`` in place; the running mean of its weights, or itself if there is none.
+
+    What it would give so far is in the record's folder after every epoch.
+    """
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = config.clips_per_epoch // phase.batch_size
     optimiser = torch.optim.AdamW(
@@ -218,6 +220,7 @@ def run_phase(
         )
     mean_of = get_ema_multi_avg_fn(phase.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=mean_of, use_buffers=True)
+    result = cast("AudioModel", averaged.module) if phase.average else model
     weights = _clip_weights(lesson.clips, phase.ravdess_share)
     for epoch in range(phase.epochs):
         model.train()
@@ -241,8 +244,9 @@ def run_phase(
             schedule.step()
             averaged.update_parameters(model)
             total += float(loss.detach())
-        say(f"epoch {epoch + 1}/{phase.epochs} loss {total / batches:.4f}")
-    return cast("AudioModel", averaged.module) if phase.average else model
+        record.say(f"epoch {epoch + 1}/{phase.epochs} loss {total / batches:.4f}")
+        save_weights(record.folder / "model.safetensors", result)
+    return result
 
 
 def _batch(

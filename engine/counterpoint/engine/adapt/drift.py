@@ -7,6 +7,7 @@ Conference on Data Mining. An alarm is told and logged, and changes nothing.
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -15,10 +16,12 @@ from counterpoint.streams.errors import UnavailableError
 
 CLOCK: Final = 1
 """Every value is looked at as it comes: there are few."""
-LEAST_VALUES: Final = 10
+LEAST_VALUES: Final = 12
 """No alarm before that many values of a signal."""
 LEAST_WINDOW: Final = 5
 """Values on either side of a change, at least."""
+NEWEST: Final = 10
+"""Values that an alarm calls now; the others since the last alarm of the signal are before."""
 
 
 class _Adwin(Protocol):
@@ -26,8 +29,6 @@ class _Adwin(Protocol):
 
     @property
     def drift_detected(self) -> bool: ...
-    @property
-    def estimation(self) -> float: ...
     def update(self, x: float) -> None: ...
 
 
@@ -47,6 +48,31 @@ def load_detector() -> Callable[..., Any]:
     return detector
 
 
+class _Signal:
+    """A detector, and the means that it does not tell: ADWIN drops what is old piece by piece."""
+
+    def __init__(self, detector: _Adwin) -> None:
+        self._detector = detector
+        self._newest: deque[float] = deque(maxlen=NEWEST)
+        self._older_sum = 0.0
+        self._older = 0
+
+    def update(self, value: float) -> tuple[float, float] | None:
+        """The means before and now, if ``value`` makes an alarm."""
+        if len(self._newest) == NEWEST:
+            self._older_sum += self._newest[0]
+            self._older += 1
+        self._newest.append(value)
+        self._detector.update(value)
+        if not self._detector.drift_detected:
+            return None
+        # `LEAST_VALUES` make sure that there is one.
+        means = self._older_sum / max(self._older, 1), sum(self._newest) / len(self._newest)
+        self._newest.clear()
+        self._older_sum, self._older = 0.0, 0
+        return means
+
+
 class Drift:
     """Watches signals by name; each has a detector of its own from its first value on.
 
@@ -60,7 +86,7 @@ class Drift:
     def __init__(self, delta: float) -> None:
         self._new: Callable[..., Any] = load_detector()
         self._delta = delta
-        self._detectors: dict[str, _Adwin] = {}
+        self._signals: dict[str, _Signal] = {}
         self.total = 0
         """Alarms since the session began."""
 
@@ -68,22 +94,20 @@ class Drift:
         """Take the next value of each signal, each in [0, 1].
 
         Returns:
-            The signals whose mean has changed, in the order given. The values from before the
-            change are forgotten then.
+            The signals whose mean has changed, in the order given. Their detectors begin anew.
         """
         alarms = []
-        for signal, value in values.items():
-            detector = self._detectors.get(signal)
-            if detector is None:
-                detector = self._detectors[signal] = self._new(
+        for name, value in values.items():
+            signal = self._signals.get(name)
+            if signal is None:
+                detector: _Adwin = self._new(
                     delta=self._delta,
                     clock=CLOCK,
                     grace_period=LEAST_VALUES,
                     min_window_length=LEAST_WINDOW,
                 )
-            before = detector.estimation
-            detector.update(value)
-            if detector.drift_detected:
-                alarms.append(Alarm(signal=signal, before=before, now=detector.estimation))
+                signal = self._signals[name] = _Signal(detector)
+            if (means := signal.update(value)) is not None:
+                alarms.append(Alarm(signal=name, before=means[0], now=means[1]))
         self.total += len(alarms)
         return tuple(alarms)

@@ -47,7 +47,7 @@ class Alarm:
 
     Fields:
         signal: e.g. ``video.heard``, ``emotion.confidence``.
-        before, now: its means.
+        before, now: its means since its last alarm: of the newest values, and of those before.
     """
 
     signal: str

@@ -44,11 +44,12 @@ def _fit(options: argparse.Namespace) -> None:
         raise UsageError("fit affect: --data and --out are needed")
     # Only here, so that --help and wrong usage answer at once, and without the extra too.
     from counterpoint.trainer.affect.recipe import run_all, run_stage
-    from counterpoint.trainer.config import AffectConfig, TextConfig
+    from counterpoint.trainer.config import AffectConfig, AudioConfig, TextConfig
 
     _need_folder(options.data)
     text = TextConfig.going_on(str(options.start)) if options.start else TextConfig()
-    config = AffectConfig(seed=options.seed, text=text)
+    audio = AudioConfig(start=str(options.start)) if options.start else AudioConfig()
+    config = AffectConfig(seed=options.seed, audio=audio, text=text)
     stages = options.stage or ["all"]
     for stage in stages:
         if stage == "all":
@@ -102,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="affect: only this stage (may be repeated)",
     )
-    fit.add_argument("--start", type=Path, help="affect: go on from the text part of this bundle")
+    fit.add_argument(
+        "--start", type=Path, help="affect: go on from the audio and text parts of this bundle"
+    )
     fit.set_defaults(run=_fit)
     add_own(commands)
     add_evaluate(commands)

@@ -63,7 +63,16 @@ def test_aims_are_reached_or_missed() -> None:
     assert "| video alone, FER+ valid | 0.0300 | 0.0100 | reached |" in card
     assert "| chat alone, MELD dev emotion | 0.0301 | 0.0200 | **missed** |" in card
     assert "0.7000 (aim 0.740, **missed**)" in card
-    assert "trained from public sets in 6 minutes" in card
+    assert "vision 1.5; audio 1.5; text 1.5; fusion 1.5" in card
+
+
+def test_what_went_on_from_another_bundle_is_said() -> None:
+    given = stages()
+    assert "--start" not in model_card({}, given, AffectConfig())
+    given["audio"]["metrics"]["started_from"] = "0123456789abcdef"
+    card = model_card({}, given, AffectConfig())
+    assert "--start BUNDLE" in card
+    assert "instead of from nothing: audio (0123456789ab)." in card
 
 
 def test_a_subset_worse_than_its_best_member_is_marked() -> None:

@@ -81,8 +81,22 @@ def model_card(
         seed=config.seed,
         tuned_layers=config.text.tuned_layers,
         minutes="; ".join(f"{name} {_minutes(stage):.1f}" for name, stage in stages.items()),
-        all_minutes=f"{sum(_minutes(stage) for stage in stages.values()):.0f}",
+        start=" --start BUNDLE" if _started(stages) else "",
+        started=_started(stages),
     )
+
+
+def _started(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """From which bundle which stages have gone on; empty where all began from nothing."""
+    digests = {
+        name: stage["metrics"]["started_from"]
+        for name, stage in stages.items()
+        if "started_from" in stage["metrics"]
+    }
+    if not digests:
+        return ""
+    parts = ", ".join(f"{name} ({digest[:12]})" for name, digest in digests.items())
+    return f"These went on from an earlier bundle (its digest) instead of from nothing: {parts}. "
 
 
 def _minutes(stage: Mapping[str, Any]) -> float:

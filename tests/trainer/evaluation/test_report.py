@@ -41,6 +41,7 @@ COLUMNS = (
     "label:emotion",
     "label:sentiment",
 )
+NOTE = "Made up <b>rows</b>."
 NASTY = "<script>alert(1)</script> | `a`"
 
 
@@ -79,6 +80,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(bundle: Path, index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     options = ["--split", "validation", "--out", str(out), "--resamples", "20"]
+    options += ["--note", NOTE]
     assert main(["evaluate", str(bundle), str(index), *options]) == 0
     return out
 
@@ -93,6 +95,8 @@ def test_the_report_has_all_its_parts(report: Path) -> None:
         [*pictures, "metrics.json", "predictions.csv", "report.html", "report.md"]
     )
     markdown = (report / "report.md").read_text()
+    assert "\n\nMade up &lt;b&gt;rows&lt;/b&gt;.\n\n" in markdown
+    assert "--note" in markdown
     for name in pictures:
         assert f"({name})" in markdown
         assert ET.parse(report / name).getroot().tag.endswith("svg")
@@ -176,6 +180,7 @@ def test_a_report_is_the_same_when_it_is_made_again(
     bundle: Path, index: Path, report: Path, tmp_path: Path
 ) -> None:
     options = ["--split", "validation", "--out", str(tmp_path), "--resamples", "20"]
+    options += ["--note", NOTE]
     assert main(["evaluate", str(bundle), str(index), *options]) == 0
     for path in report.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name

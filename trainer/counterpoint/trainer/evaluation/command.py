@@ -31,6 +31,7 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--rows", type=int, default=200, help="how many rows the report lists one by one"
     )
+    parser.add_argument("--note", default="", help="what the rows are, for the report's head")
     parser.set_defaults(run=run_evaluate)
 
 
@@ -137,6 +138,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         resamples=options.resamples,
         command=_command(options),
+        note=options.note,
     )
     for result in results:
         print(f"{result.head}: {result.rows} rows, {result.speakers} speakers")
@@ -169,6 +171,7 @@ def _command(options: argparse.Namespace) -> str:
     words += _repeated("--split", options.split or ())
     words += ["--seed", str(options.seed), "--resamples", str(options.resamples)]
     words += ["--rows", str(options.rows)]
+    words += _repeated("--note", [options.note] if options.note else ())
     return shlex.join(words)
 
 

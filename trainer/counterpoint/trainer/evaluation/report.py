@@ -45,6 +45,7 @@ class About:
         broke_off: rows whose media broke off, and why.
         seed, resamples: of the bootstrap.
         command: what made the report.
+        note: what the rows are, in words; may be empty.
     """
 
     dataset: str
@@ -55,6 +56,7 @@ class About:
     seed: int
     resamples: int
     command: str
+    note: str = ""
 
 
 def write_report(
@@ -102,6 +104,8 @@ def _blocks(
         ),
         Paragraph(text=f"Made by: {about.command}"),
     ]
+    if about.note:
+        blocks.insert(0, Paragraph(text=about.note))
     if about.broke_off:
         blocks.append(Paragraph(text=f"Media that broke off: {'; '.join(about.broke_off)}"))
     for result in results:
@@ -239,6 +243,7 @@ def _document(bundle: Bundle, about: About, results: Sequence[HeadResult]) -> di
             "splits": list(about.splits),
             "rows": about.rows,
             "broke_off": list(about.broke_off),
+            "note": about.note,
         },
         "bootstrap": {"over": "speakers", "resamples": about.resamples, "seed": about.seed},
         "heads": {

@@ -1,0 +1,205 @@
+"""Adaptation in service: does each part help under a simulated shift, and do no harm without one?
+
+Priors: faces and lines that the bundle was not trained on, each the answer of one context, drawn so
+that classes occur with other shares than in the bundle's data. Every answer is adapted by those
+before it in its session. ``gain`` is the mean change over the sessions, ``worst`` the session with
+the least; ``adapted`` the share of answers that were changed at all. Base ``unheard`` is what the
+engine uses: what the bundle answers when nothing is heard. ``measured`` is the mean answer on 3,000
+training pictures: what a bundle could state.
+
+Baseline: RAVDESS' actors 17 to 20, unknown to the bundle, all clips of an actor in a row through
+the engine: one session. The first minute with a voice makes the baseline; clips behind it are
+scored. ``AUC`` is how well one class is told from the others by its score with the sessions put
+together, mean over the classes; ``recall`` is macro recall with the highest score as the answer.
+
+Drift: GRID's speaker through the engine, camera and microphone, 2 to 2.9 s of a clip after another.
+``undisturbed`` has nothing but that: each alarm is false. In the others something changes for good
+at the given instant; ``delay`` is from there to the first alarm.
+
+    python -m benchmarks.adaptation [--data DIR] [--minutes 12] [--keep FOLDER] [--report FILE]
+
+About five minutes of one core. What the engine said is kept in ``--keep`` and read from there
+where it is there: for figures of it again.
+
+The last line of output is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import adaptation_baseline as baseline
+from benchmarks import adaptation_drift as drift
+from benchmarks import adaptation_prior as prior
+from benchmarks.machine import circumstances, finish
+from benchmarks.report import table, write_page
+from counterpoint.engine.adapt.adapter import unheard_shares
+from counterpoint.engine.adapt.settings import AdaptationSection
+from counterpoint.engine.bundle import default_bundle_path, load_bundle
+from counterpoint.engine.device import open_device
+from counterpoint.engine.models import Models
+
+SESSIONS, LENGTH = 8, 300
+CHANGE_S, DISTURBED_MINUTES = 150.0, 4.5
+DELTAS = (0.002, 0.05, 0.2)
+
+
+class Kept:
+    """What took long to make, as JSON in a folder; None: nothing is kept."""
+
+    def __init__(self, folder: Path | None, digest: str) -> None:
+        self._folder = None if folder is None else folder / digest[:12]
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was kept under that name, or else is made now."""
+        if self._folder is None:
+            return make()
+        path = self._folder / f"{name}.json"
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(make()), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def priors(models: Models, data: Path, kept: Kept) -> list[dict[str, Any]]:
+    """A row for each set, shift and base."""
+    rows: list[dict[str, Any]] = []
+
+    def make() -> list[dict[str, Any]]:
+        sets = prior.read_held(models.bundle, open_device("cpu"), data, unheard_shares(models))
+        return [held.document() for held in sets]
+
+    for document in kept.get("priors", make):
+        held = prior.Held.read(document)
+        bases = {"unheard": held.unheard, "measured": held.measured}
+        for shift, shares in prior.SHIFTS[held.labels].items():
+            for name, base in bases.items():
+                if base is None:
+                    continue
+                outcome = prior.simulate(
+                    held, shares, base, AdaptationSection(), sessions=SESSIONS, length=LENGTH
+                )
+                rows.append({"set": held.name, "shift": shift, "base": name, **asdict(outcome)})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def baselines(models: Models, data: Path, kept: Kept) -> list[dict[str, Any]]:
+    """A row for each kind of session."""
+    rows: list[dict[str, Any]] = []
+    for name, microphones in baseline.MICROPHONES.items():
+        for calm_first in (False, True):
+            order = "calm clips first" if calm_first else "clips mixed"
+            sessions = []
+            for actor, microphone in microphones.items():
+                speak = partial(
+                    baseline.speak, models, data, actor, microphone, calm_first=calm_first
+                )
+                document = kept.get(f"{actor}, {name}, {order}", partial(_document, speak))
+                sessions.append(baseline.score(baseline.Spoken.read(document)))
+            rows.append({"sessions": name, "order": order, **asdict(baseline.figures(sessions))})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _document(speak: Callable[[], baseline.Spoken]) -> dict[str, Any]:
+    return speak().document()
+
+
+def drifts(models: Models, data: Path, minutes: float, kept: Kept) -> list[dict[str, Any]]:
+    """A row for each session and confidence parameter."""
+    hop_s = models.bundle.manifest.hop_ns / 1e9
+    spacing = round(models.bundle.manifest.modalities.audio.context_ns / 1e9 / hop_s)
+    rows: list[dict[str, Any]] = []
+    scenarios = drift.scenarios(data, CHANGE_S, seed=1)
+    for seed, name in enumerate(["undisturbed", *scenarios]):
+        change = scenarios.get(name)
+        length = minutes if change is None else DISTURBED_MINUTES
+        record = partial(drift.record, models, data, length, change, seed=seed)
+        said = kept.get(f"drift {seed}, {length:g} minutes", record)
+        for delta in DELTAS:
+            watched = drift.watch(said, delta, hop_s=hop_s, spacing=spacing)
+            disturbed = change is not None
+            false = watched.until(CHANGE_S) if disturbed else len(watched.alarms)
+            hours = CHANGE_S / 3600 if disturbed else watched.hours
+            rows.append(
+                {
+                    "session": name,
+                    "delta": delta,
+                    "false": false,
+                    "hours": round(hours, 2),
+                    "delay_s": watched.delay_s(CHANGE_S) if disturbed else None,
+                    "alarms": watched.alarms,
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def page(document: dict[str, Any]) -> Sequence[str]:
+    """The parts of the report."""
+    parts = [__doc__.split("\n\n    python")[0], "## Priors"]
+    parts.append(
+        f"{SESSIONS} sessions of {LENGTH} observations (15 minutes at one in 3 s) for each row; "
+        "default settings."
+    )
+    head = ("set", "shares", "base", "accuracy", "gain", "worst", "recall", "gain ", "adapted")
+    keys = ("set", "shift", "base", "accuracy", "gain", "worst", "recall", "recall_gain", "applied")
+    parts.append(table(head, [[row[key] for key in keys] for row in document["priors"]]))
+    parts.append("## Baseline")
+    head = ("sessions", "order", "clips", "AUC raw", "AUC deviation", "recall raw", "recall dev.")
+    keys = ("sessions", "order", "clips", "auc", "auc_deviation", "recall", "recall_deviation")
+    parts.append(table(head, [[row[key] for key in keys] for row in document["baselines"]]))
+    parts.append("## Drift")
+    parts.append(
+        "``false`` counts alarms in the undisturbed part, whose length is ``hours``; the default "
+        f"of ``drift_delta`` is {AdaptationSection().drift_delta:g}. ``alarms``: signal, mean "
+        "before, mean now, of those behind the change (undisturbed: of all)."
+    )
+    rows = [
+        [
+            *(row[key] for key in ("session", "delta", "false", "hours", "delay_s")),
+            "; ".join(
+                f"{signal} {before:.2f} → {now:.2f}"
+                for at, signal, before, now in row["alarms"]
+                if row["delay_s"] is None or at >= CHANGE_S
+            ),
+        ]
+        for row in document["drifts"]
+    ]
+    parts.append(table(("session", "delta", "false", "hours", "delay s", "alarms"), rows))
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--minutes", type=float, default=12, help="of the undisturbed session")
+    parser.add_argument("--keep", type=Path, help="folder for what the engine said")
+    parser.add_argument("--report", type=Path, help="write a page there")
+    parser.add_argument("--out", type=Path, help="also write the JSON document there")
+    arguments = parser.parse_args()
+    models = Models.load(load_bundle(default_bundle_path()), open_device("cpu"))
+    kept = Kept(arguments.keep, models.bundle.digest)
+    document: dict[str, Any] = {
+        "benchmark": "adaptation",
+        **circumstances(),
+        "bundle": f"{models.bundle.manifest.id} {models.bundle.digest[:12]}",
+        "settings": asdict(AdaptationSection()),
+        "drifts": drifts(models, arguments.data, arguments.minutes, kept),
+        "priors": priors(models, arguments.data, kept),
+        "baselines": baselines(models, arguments.data, kept),
+    }
+    if arguments.report is not None:
+        write_page(arguments.report, "Adaptation in service", page(document), document)
+    finish(document, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.adaptation_sessions import RATE_HZ, Playlist, Take, play, whole_chunks
+from counterpoint.engine.adapt.adapter import signals
 from counterpoint.engine.adapt.baseline import Baseline
 from counterpoint.engine.models import Models
 from counterpoint.streams.types import NS_PER_S, Float32Array
@@ -69,12 +70,14 @@ class Spoken:
         clip: (N,) number of the clip that is heard at the window's end.
         inside: (N,) bool: the window is mostly of that clip.
         truth: (clips,) positions of the emotions.
+        watched: what an `Adapter` would watch of each window, those without a voice among them.
     """
 
     said: Array
     clip: Array
     inside: Array
     truth: Array
+    watched: list[dict[str, float]]
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -83,6 +86,7 @@ class Spoken:
             "clip": self.clip.tolist(),
             "inside": self.inside.tolist(),
             "truth": self.truth.tolist(),
+            "watched": self.watched,
         }
 
     @classmethod
@@ -93,6 +97,7 @@ class Spoken:
             clip=np.array(document["clip"], np.int64),
             inside=np.array(document["inside"], np.bool_),
             truth=np.array(document["truth"], np.int64),
+            watched=document["watched"],
         )
 
 
@@ -120,9 +125,10 @@ def speak(
             at_ns += take.length_ns
             yield take
 
+    played = play(models, Playlist(takes(ordered), video=False))
     heard = [
         (said.end_ns, said.heads["emotion"].probabilities)
-        for said, fused in play(models, Playlist(takes(ordered), video=False))
+        for said, fused in played
         if fused.mask == "010"
     ]
     ends = np.array([end_ns for end_ns, _ in heard])
@@ -132,6 +138,7 @@ def speak(
         clip=clip,
         inside=ends - np.array(starts_ns)[clip] >= SETTLED_S * NS_PER_S,
         truth=np.array([clip.emotion for clip in ordered]),
+        watched=[signals(fused, said.heads) for said, fused in played],
     )
 
 

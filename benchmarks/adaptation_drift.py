@@ -135,12 +135,12 @@ class Watched:
         return next((round(at - second, 1) for at, *_ in self.alarms if at >= second), None)
 
 
-def watch(said: Signals, delta: float, *, hop_s: float, spacing: int) -> Watched:
-    """Alarms over a session's signals, as `Adapter` has them: of every ``spacing``-th window."""
+def watch(said: Signals, delta: float, *, hop_s: float, every: int) -> Watched:
+    """Alarms over a session's signals, as `Adapter` has them: of every ``every``-th window."""
     drift = Drift(delta)
     alarms = [
         ((index + 1) * hop_s, alarm.signal, round(alarm.before, 2), round(alarm.now, 2))
-        for index in range(0, len(said), spacing)
+        for index in range(0, len(said), every)
         for alarm in drift.update(said[index])
     ]
     return Watched(hours=len(said) * hop_s / 3600, alarms=tuple(alarms))

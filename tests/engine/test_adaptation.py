@@ -286,7 +286,7 @@ def adapter(
         drift=drift,
     )
     spacing = {Modality.VIDEO: 2, Modality.AUDIO: 4, Modality.CHAT: 10}
-    return Adapter("test", section, unheard={"mood": BASE}, spacing=spacing)
+    return Adapter("test", section, unheard={"mood": BASE}, spacing=spacing, watched_every=4)
 
 
 SHIFTED = (0.02, 0.03, 0.95)

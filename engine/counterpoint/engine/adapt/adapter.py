@@ -16,26 +16,30 @@ from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.fuse import MODALITIES, Fused
 from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import HeadResult
-from counterpoint.streams.types import Modality
+from counterpoint.streams.types import NS_PER_S, Modality
 
 log = logging.getLogger(__name__)
 
 NOTHING = "0" * len(MODALITIES)
+WATCHED_EVERY_NS = NS_PER_S
+"""Of drift. Shorter than a context: values then resemble each other a little, which ADWIN does not
+expect, but at one value a context it takes a minute to notice that a camera is covered."""
 
 
 class Adapter:
     """Sees each window's calibrated probabilities before anybody else does.
 
-    Windows overlap, and what they share is no news: for priors and drift a window counts once a
-    whole context has passed since the last that counted. Windows in which nothing was heard say
-    nothing of the session: only drift takes note of them.
+    Windows overlap, and what they share is no news: for priors a window counts once a whole context
+    has passed since the last that counted. Windows in which nothing was heard say nothing of the
+    session: only drift takes note of them.
 
     Args:
         session: its name, for the log.
         section: what is on; something is.
         unheard: head -> (C,) the classes' shares in the bundle's data: its answer when nothing is
             heard.
-        spacing: modality -> its context, in window hops.
+        spacing: modality -> its context, in hops.
+        watched_every: hops from one window that drift looks at to the next.
 
     Raises:
         UnavailableError: drift is on and river is not installed.
@@ -48,11 +52,13 @@ class Adapter:
         *,
         unheard: Mapping[str, tuple[float, ...]],
         spacing: Mapping[Modality, int],
+        watched_every: int,
     ) -> None:
         self._session = session
         self._section = section
         self._unheard = unheard
         self._spacing = spacing
+        self._watched_every = watched_every
         # By what was heard: outputs with other inputs are biased otherwise.
         self._priors: dict[tuple[str, str], PriorEstimate] = {}
         self._counted: dict[str, int] = {}
@@ -148,8 +154,8 @@ class Adapter:
         *,
         learn: bool,
     ) -> DriftSaid:
-        spacing = max(self._spacing[m] for m in (Modality.VIDEO, Modality.AUDIO))
-        if not learn or (self._watched is not None and index - self._watched < spacing):
+        last = self._watched
+        if not learn or (last is not None and index - last < self._watched_every):
             return DriftSaid(total=drift.total)
         self._watched = index
         alarms = drift.update(signals(fused, heads))
@@ -214,4 +220,5 @@ def open_adapter(session: str, section: AdaptationSection, models: Models) -> Ad
         section,
         unheard=unheard_shares(models),
         spacing={modality: -(-ns // hop_ns) for modality, ns in contexts_ns.items()},
+        watched_every=-(-WATCHED_EVERY_NS // hop_ns),
     )

@@ -251,8 +251,11 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert_same(whole, rest)
 
 
-def test_before_the_fall_a_longer_run_goes_on_and_after_it_starts_anew(tmp_path: Path) -> None:
-    longer = dataclasses.replace(SHORT, epochs=6)
+@pytest.mark.parametrize("other", [{"epochs": 6}, {"epochs": 3, "falling_epochs": 1}])
+def test_before_the_fall_a_run_of_another_length_goes_on_and_after_it_starts_anew(
+    tmp_path: Path, other: dict[str, int]
+) -> None:
+    longer = dataclasses.replace(SHORT, **other)
     whole = Run(tmp_path / "whole", longer)
     with pytest.raises(InterruptedError):
         Run(tmp_path / "early", SHORT, stop=3)  # two epochs of four, level so far
@@ -262,7 +265,7 @@ def test_before_the_fall_a_longer_run_goes_on_and_after_it_starts_anew(tmp_path:
     with pytest.raises(InterruptedError):
         Run(tmp_path / "late", SHORT, stop=4)
     late = Run(tmp_path / "late", longer)
-    assert late.said[0].startswith("epoch 1/6")
+    assert late.said[0].startswith(f"epoch 1/{longer.epochs} ")
     assert_same(whole, late)
 
 

@@ -165,8 +165,8 @@ class TextConfig:
         """From the text part of ``bundle``: shorter, gentler, and more of what it has not seen."""
         return cls(
             start=bundle,
-            epochs=10,
-            falling_epochs=7,
+            epochs=6,
+            falling_epochs=3,
             encoder_learning_rate=1e-4,
             encoder_dropout=0.1,
             learning_rate=5e-4,

@@ -232,10 +232,10 @@ def _epoch(
 def _goes_on(saved: dict[str, Any], settings: dict[str, Any]) -> bool:
     """Whether a run with ``settings`` had come by the same way to where ``saved`` is."""
     before, now = dict(saved["settings"]), dict(settings)
-    lengths = before.pop("epochs"), now.pop("epochs")
-    if before != now:
-        return False
-    return lengths[0] == lengths[1] or saved["epoch"] <= min(lengths) - now["falling_epochs"]
+    if before == now:
+        return True
+    level = min(run.pop("epochs") - run.pop("falling_epochs") for run in (before, now))
+    return before == now and bool(saved["epoch"] <= level)
 
 
 def optimiser_of(

@@ -180,9 +180,9 @@ def page(document: dict[str, Any]) -> Sequence[str]:
     parts.append(
         "``false`` counts alarms in the undisturbed part, whose length is ``hours``; the default "
         f"of ``drift_delta`` is {AdaptationSection().drift_delta:g}. ``alarms``: signal, mean "
-        "before, mean now, of those behind the change (undisturbed: of all). The engine looks once a "
-        "second, which was chosen on these sessions: one value a context of 3 s noticed the light "
-        "that goes off after a minute."
+        "before, mean now, of those behind the change (undisturbed: of all). The engine looks once "
+        "a second, which was chosen on these sessions: at one value a context (3 s) the light "
+        "that goes off was noticed after a minute."
     )
     rows = [
         [

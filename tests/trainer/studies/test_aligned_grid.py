@@ -16,7 +16,7 @@ need_trainer()
 
 import torch
 
-import counterpoint.engine.demo as demo
+import counterpoint.engine as engine
 from counterpoint.engine.bundle import load_bundle
 from counterpoint.engine.device import open_device
 from counterpoint.engine.fuse import Feature
@@ -155,7 +155,7 @@ def test_a_curve_has_a_value_for_each_place() -> None:
 
 def test_the_engine_says_of_a_clip_what_the_model_says_of_its_windows(tmp_path: Path) -> None:
     """Face, sound, alignment and fusion of a session against windows made for training."""
-    spoken = clip(str(Path(demo.__file__).parent / "session.mp4"))
+    spoken = clip(str(Path(engine.__file__).parent / "demo" / "session.mp4"))
     sights = grid_data.read_sights(spoken, tmp_path / "clips")
     part = grid_model.Part(clips=[spoken], sights=[sights])
     specs = grid_model.measure(part)

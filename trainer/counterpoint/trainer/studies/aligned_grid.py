@@ -7,7 +7,8 @@ format on a grid of 40 ms, and plays clips that it never saw through sessions of
 real noise, and with the sound moved against the picture. All clips are of one speaker: what is
 measured is speaker-dependent.
 
-What is in ``--work`` already (pictures, bundle, answers) is not made again.
+What is in ``--work`` already (pictures, bundle, answers) is not made again. With ``--share 1/3``,
+``2/3`` and ``3/3`` three processes play a part each; the same without it then writes the report.
 """
 
 from __future__ import annotations
@@ -87,10 +88,15 @@ def make_bundle(
     write_json(work / "fit.json", {"epochs": epochs, "seed": seed, "validation": held})
 
 
-def play_all(data: Path, work: Path, clips: Sequence[GridClip], *, seed: int) -> None:
+def play_all(
+    data: Path, work: Path, clips: Sequence[GridClip], *, share: tuple[int, int], seed: int
+) -> None:
     """Every clip in every condition; answers are appended to ``work``/heard.jsonl.
 
     A clip's noise is the same recording from the same place at all ratios and shifts.
+
+    Args:
+        share: K and N: only every Nth clip, from the Kth on.
     """
     path = work / "heard.jsonl"
     done = {row["clip"] for row in read_heard(work)}
@@ -100,7 +106,7 @@ def play_all(data: Path, work: Path, clips: Sequence[GridClip], *, seed: int) ->
         models = Models.load(load_bundle(work / "bundle"), device)
         with SystemRuntime() as runtime, path.open("a", encoding="utf-8") as file:
             for number, clip in enumerate(clips):
-                if clip.path.stem in done:
+                if clip.path.stem in done or number % share[1] != share[0] - 1:
                     continue
                 random = np.random.default_rng([seed, number])
                 row = asyncio.run(_play_clip(models, clip, noises, random, runtime))
@@ -145,6 +151,18 @@ def read_heard(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def share(text: str) -> tuple[int, int]:
+    """``K/N`` as two numbers.
+
+    Raises:
+        ValueError: it is no such thing, or K is not within 1..N.
+    """
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(text)
+    return number, of
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit, play and report."""
     parser = argparse.ArgumentParser(prog="python -m counterpoint.trainer.studies.aligned_grid")
@@ -154,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--clips", type=int, default=SIZES["test"], help="how many are played")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=share, default=(1, 1), help="K/N: play every Nth clip")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -164,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Drawn, so that the first ones are a sample of all.
         order = np.random.default_rng(given.seed).permutation(SIZES["test"])[: given.clips]
         test = [parts["test"][place] for place in order]
-        play_all(given.data, given.work, test, seed=given.seed)
+        _, of = given.share
+        play_all(given.data, given.work, test, share=given.share, seed=given.seed)
+        if of > 1:
+            return 0
         names = {clip.path.stem for clip in test}
         heard = [row for row in read_heard(given.work) if row["clip"] in names]
         write_report(given.out, heard, given.work / "fit.json", sizes=SIZES, kind=KIND)

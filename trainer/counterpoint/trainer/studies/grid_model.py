@@ -54,12 +54,16 @@ from counterpoint.trainer.studies.grid_data import (
 
 WIDTH: Final = 64
 BATCH: Final = 32
-RATE: Final = 3e-3
-AUXILIARY: Final = 0.3
+RATE: Final = 1.5e-3
+AUXILIARY: Final = 1.0
 MODALITY_DROPOUT: Final = 0.4
 CLEAN: Final = 0.2
 SNR_DB: Final = (-12.0, 15.0)
 """In training one window of five is clean, the others have noise at a ratio drawn evenly."""
+
+EASY_EPOCHS: Final = 3
+EASY_DB: Final = 8.0
+"""The first epochs have no ratio below: a fit that begins in noise was seen to stay at chance."""
 
 
 class MouthCnn(nn.Module):
@@ -71,10 +75,8 @@ class MouthCnn(nn.Module):
             nn.Conv2d(1, 12, 5, stride=3, padding=2, bias=False),
             nn.BatchNorm2d(12),
             nn.ReLU(),
-            nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(24),
-            nn.ReLU(),
-            nn.Conv2d(24, 32, 3, padding=1),
+            nn.Conv2d(12, 32, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(32),
             nn.ReLU(),
         )
         self.dropout = nn.Dropout(0.2)
@@ -183,7 +185,9 @@ def fit(
         model.set_prior(head, torch.log(share.clamp(min=1e-6)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.02, fused=True)
     steps = epochs * -(-len(words) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=RATE, total_steps=steps, pct_start=0.15
+    )
     for epoch in range(epochs):
         random = np.random.default_rng([seed, epoch])
         model.train()
@@ -197,7 +201,8 @@ def fit(
                 sound = sights.sound
                 if random.random() >= CLEAN:
                     noise = draw_noise(noises, len(sound), random)
-                    snr_db = float(random.uniform(*SNR_DB))
+                    lowest = EASY_DB if epoch < EASY_EPOCHS else SNR_DB[0]
+                    snr_db = float(random.uniform(lowest, SNR_DB[1]))
                     sound = with_noise(sound, spoken_span(clip), noise, snr_db)
                 last = said.last + int(random.integers(2))
                 windows.append(window_of(sights, sound, last, *specs, random))

@@ -110,8 +110,8 @@ def _text(
             "action units; each goes through a small perceptron into the trainer's own model "
             "(`nets.model`, `nets.fusion`, auxiliary heads 0.3). *Alone* is the same model with "
             "the other modality missing, its learned token in place; with modality dropout each "
-            "was missing in 40 % of training. *Separate* is one model for each modality, and the "
-            "product of what they say."
+            "was drawn away with 40 % in training, one always staying. *Separate* is one model for "
+            "each modality, and the product of what they say."
         ),
         "",
         (

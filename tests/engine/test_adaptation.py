@@ -18,6 +18,7 @@ from counterpoint.engine.adapt.baseline import LEAST_PROBABILITY, Baseline
 from counterpoint.engine.adapt.drift import Drift
 from counterpoint.engine.adapt.prior import PriorEstimate, bounded, chi_square_quantile, floored
 from counterpoint.engine.adapt.settings import AdaptationSection
+from counterpoint.engine.adapt.statement import Alarm
 from counterpoint.engine.align import Part, State
 from counterpoint.engine.config import ConfigError, load_config
 from counterpoint.engine.fuse import Fused
@@ -360,7 +361,7 @@ def test_baselines_are_apart_by_what_was_heard_and_change_no_probability() -> No
 
 def test_alarms_are_told_once_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     watches = adapter(drift=True)
-    alarms = []
+    alarms: list[Alarm] = []
     with caplog.at_level(logging.WARNING):
         for index in range(1, 321):
             mask = "110" if index <= 160 else "010"

@@ -122,7 +122,9 @@ def bounded(wanted: Floats, low: Floats, high: Floats) -> Floats:
     a bound. ``low`` sums to less than 1, ``high`` to more, ``wanted`` is positive.
     """
     # A handful of numbers: Python's own are faster than an array's way in and out.
-    terms = list(zip(wanted.tolist(), low.tolist(), high.tolist(), strict=True))
+    terms: list[tuple[float, float, float]] = list(
+        zip(wanted.tolist(), low.tolist(), high.tolist(), strict=True)
+    )
 
     def total(c: float) -> float:
         return sum(min(max(c * want, least), most) for want, least, most in terms)

@@ -33,7 +33,6 @@ from counterpoint.trainer.fit.dropout import drop_modalities, states_of
 from counterpoint.trainer.fit.words import write_tokenizer
 from counterpoint.trainer.nets.fusion import make_fusion
 from counterpoint.trainer.nets.model import PRESENT, Blank, Model
-from counterpoint.trainer.nets.pooling import make_pool
 from counterpoint.trainer.studies.grid_data import (
     AUDIO,
     CELLS,
@@ -61,7 +60,7 @@ CLEAN: Final = 0.2
 SNR_DB: Final = (-12.0, 15.0)
 """In training one window of five is clean, the others have noise at a ratio drawn evenly."""
 
-EASY_EPOCHS: Final = 3
+EASY_EPOCHS: Final = 2
 EASY_DB: Final = 8.0
 """The first epochs have no ratio below: a fit that begins in noise was seen to stay at chance."""
 
@@ -109,8 +108,26 @@ class HopPerceptron(nn.Module):
         return step.unsqueeze(1)
 
 
+class StackPool(nn.Module):
+    """All cells of a window side by side, each with weights of its own: (N, T, W) -> (N, D).
+
+    So it learns what is where before the word's end; a recurrence over the cells, which needs no
+    fixed place, was seen to stay at chance for long on so few clips.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.3)
+        self.project = nn.Linear(CELLS * WIDTH, WIDTH)
+
+    def forward(self, cells: Tensor, mask: Tensor) -> Tensor:
+        kept = torch.where(mask.unsqueeze(2) > 0, cells, torch.zeros_like(cells))
+        pooled: Tensor = self.project(self.dropout(kept.flatten(1)))
+        return pooled
+
+
 def make_model(kind: str) -> Model:
-    """The trainer's own model with a GRU over the cells of each modality.
+    """The trainer's own model with a `StackPool` of each modality.
 
     Args:
         kind: of `nets.fusion`.
@@ -121,7 +138,7 @@ def make_model(kind: str) -> Model:
     )
     return Model(
         {"video": MouthCnn(), "audio": HopPerceptron()},
-        {name: make_pool("gru", WIDTH, WIDTH) for name in ("video", "audio")},
+        {name: StackPool() for name in ("video", "audio")},
         fusion,
         width=WIDTH,
         tasks=tasks,

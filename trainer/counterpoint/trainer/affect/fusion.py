@@ -14,6 +14,7 @@ many speakers there are. Of chat alone, each set of lines has the same say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.ferplus import read_ferplus
 from counterpoint.trainer.data.speech import CALIBRATION, read_speech
-from counterpoint.trainer.data.text import read_text
+from counterpoint.trainer.data.text import TextLine, read_text
 from counterpoint.trainer.labels import EMOTION, HEADS, SENTIMENT, UNLABELLED
 from counterpoint.trainer.metrics import accuracy, expected_calibration_error
 from counterpoint.trainer.models import LateFusion
@@ -152,13 +153,14 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
     generator = seed_everything(config.seed + 3)
     encoders = load_encoders(out, config)
     with record.timed("unimodal logits"):
+        lines = read_text(data).calibration
         pools = (
             _video_pool(encoders, data, out),
             _audio_pool(encoders, data, out),
-            _chat_pool(encoders, data, out, "meld"),
+            _chat_pool(encoders, lines, out, "meld"),
         )
-        tweets = _chat_pool(encoders, data, out, "semeval")
-        comments = _chat_pool(encoders, data, out, "goemotions")
+        tweets = _chat_pool(encoders, lines, out, "semeval")
+        comments = _chat_pool(encoders, lines, out, "goemotions")
     halves = [[pool[half] for pool in pools] for half in (0, 1)]
     everything = [first.and_also(second) for first, second in pools]
     lone = [Lone(tweets=tweets[half], comments=comments[half]) for half in (0, 1)]
@@ -191,12 +193,12 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
         table: dict[str, dict[str, float]] = {}
         for mask in MASKS:
             alone = mask.count("1") == 1
-            drawn_from, lines = (everything, both) if alone else (halves[1], lone[1])
+            drawn_from, singly = (everything, both) if alone else (halves[1], lone[1])
             triples = draw_triples(drawn_from, mask, config.fusion.samples, generator)
             table[mask] = {}
             for head in HEADS:
                 with torch.inference_mode():
-                    logits, target = answers_of(fusion, head, triples, mask, lines, generator)
+                    logits, target = answers_of(fusion, head, triples, mask, singly, generator)
                 temperature = fit_temperature(logits, target)
                 temperatures[head][mask] = temperature
                 table[mask] |= _figures(head, logits, target, temperature)
@@ -344,15 +346,13 @@ def _audio_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     return pool.half(0, torch.tensor(groups)), pool.half(1, torch.tensor(groups))
 
 
-def _chat_pool(encoders: Encoders, data: Path, out: Path, source: str) -> tuple[Pool, Pool]:
+def _chat_pool(
+    encoders: Encoders, calibration: Sequence[TextLine], out: Path, source: str
+) -> tuple[Pool, Pool]:
     """The calibration lines of ``source``, halved, MELD's by dialogue: the only lines with both
     labels. SemEval's emotion and GoEmotions' sentiment are not known and not used; GoEmotions'
     lines with several emotions are left out."""
-    lines = [
-        line
-        for line in read_text(data).calibration
-        if line.source == source and len(line.emotion) < 2
-    ]
+    lines = [line for line in calibration if line.source == source and len(line.emotion) < 2]
     encoded = Lines.of(lines)
     sentiment, emotion = text_logits(encoders.text, encoded, out)
     known = encoded.emotion.sum(dim=1) > 0

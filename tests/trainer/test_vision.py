@@ -13,9 +13,12 @@ from tests.trainer.support import need_trainer
 
 need_trainer()
 
+import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from counterpoint.engine.bundle import default_bundle_path, load_bundle
+from counterpoint.streams.errors import UsageError
 from counterpoint.trainer.affect import vision
 from counterpoint.trainer.affect.vision import (
     Training,
@@ -24,10 +27,14 @@ from counterpoint.trainer.affect.vision import (
     one_cycle,
     train_vision,
 )
+from counterpoint.trainer.affect.vision_start import load_encoder, start_from
 from counterpoint.trainer.config import AffectConfig, VisionConfig
 from counterpoint.trainer.data.ferplus import Faces
-from counterpoint.trainer.models import VisionEncoder
+from counterpoint.trainer.export import run_onnx
+from counterpoint.trainer.models import AUDIO_DIM, TEXT_DIM, VISION_DIM, VisionEncoder
+from counterpoint.trainer.onnx_export import export_graph
 from counterpoint.trainer.records import load_weights, read_json
+from tests.support.bundles import tiny_bundle
 
 pytestmark = pytest.mark.trainer
 
@@ -177,6 +184,66 @@ def test_the_schedule_is_torchs_one_cycle() -> None:
         optimiser.step()
         if step + 1 < steps:
             theirs.step()
+
+
+@torch.inference_mode()
+def test_an_exported_encoder_is_read_back_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder, other = VisionEncoder(), VisionEncoder().eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    faces = torch.randn(3, 1, 48, 48)
+    expected = encoder.eval()(faces)
+    axes = {"faces": {0: "N"}, "embedding": {0: "N"}}
+    path = tmp_path / "model.onnx"
+    export_graph(encoder, {"faces": faces}, ["embedding"], path, dynamic=axes)
+    load_encoder(onnx.load(path).graph, other)
+    torch.testing.assert_close(other(faces), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_head_of_a_bundle_is_where_the_stage_begins() -> None:
+    bundle = load_bundle(default_bundle_path())
+    model = VisionModel(VisionConfig())
+    assert start_from(bundle.root, model) == bundle.digest
+    embedding = torch.tanh(torch.randn(6, 1, VISION_DIM)).repeat(1, 8, 1)
+    inputs = {"vision": embedding.numpy(), "vision_mask": np.ones((6, 8), np.float32)}
+    inputs["state"] = np.array([[1, 0, 0]] * 6, np.int64)
+    for name, places, width in (("audio", 60, AUDIO_DIM), ("text", 8, TEXT_DIM)):
+        inputs[name] = np.zeros((6, places, width), np.float32)
+        inputs[f"{name}_mask"] = np.zeros((6, places), np.float32)
+    said = run_onnx(bundle.graph_path("fusion"), inputs)["emotion_logits"]
+    own = model.emotion(embedding[:, 0])
+    own = (own - own.mean(dim=1, keepdim=True)).numpy()
+    # With a face alone the fusion's answer is the head's, times one weight.
+    factor = (said * own).sum() / np.square(own).sum()
+    assert factor > 0.1
+    np.testing.assert_allclose(said, factor * own, atol=1e-4)
+
+
+def test_a_bundle_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "other").root
+    with pytest.raises(UsageError, match="other: its vision part is no start"):
+        start_from(bundle, VisionModel(VisionConfig()))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_start_stands_in_place_of_the_first_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = dataclasses.replace(FINISH, epochs=1)
+    config = dataclasses.replace(
+        SHORT, vision=dataclasses.replace(SHORT.vision, start="given", finish=short)
+    )
+    monkeypatch.setattr(vision, "start_from", lambda bundle, model: f"digest of {bundle}")
+    train_vision(Path(), tmp_path, config)
+    assert config.vision.epochs == 1
+    metrics = read_json(tmp_path / "vision" / "metrics.json")["metrics"]
+    assert metrics["started_from"] == "digest of given"
+    assert "first" not in (tmp_path / "vision" / "log.txt").read_text()
 
 
 @torch.inference_mode()

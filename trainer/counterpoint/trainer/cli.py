@@ -44,12 +44,13 @@ def _fit(options: argparse.Namespace) -> None:
         raise UsageError("fit affect: --data and --out are needed")
     # Only here, so that --help and wrong usage answer at once, and without the extra too.
     from counterpoint.trainer.affect.recipe import run_all, run_stage
-    from counterpoint.trainer.config import AffectConfig, AudioConfig, TextConfig
+    from counterpoint.trainer.config import AffectConfig, AudioConfig, TextConfig, VisionConfig
 
     _need_folder(options.data)
     text = TextConfig.going_on(str(options.start)) if options.start else TextConfig()
     audio = AudioConfig(start=str(options.start)) if options.start else AudioConfig()
-    config = AffectConfig(seed=options.seed, audio=audio, text=text)
+    vision = VisionConfig(start=str(options.start)) if options.start else VisionConfig()
+    config = AffectConfig(seed=options.seed, vision=vision, audio=audio, text=text)
     stages = options.stage or ["all"]
     for stage in stages:
         if stage == "all":
@@ -103,9 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="affect: only this stage (may be repeated)",
     )
-    fit.add_argument(
-        "--start", type=Path, help="affect: go on from the audio and text parts of this bundle"
-    )
+    fit.add_argument("--start", type=Path, help="affect: go on from the parts of this bundle")
     fit.set_defaults(run=_fit)
     add_own(commands)
     add_evaluate(commands)

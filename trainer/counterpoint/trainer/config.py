@@ -36,8 +36,13 @@ class VisionPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """``first`` learns all from nothing; ``finish`` goes on with pictures nearer to real ones."""
+    """``first`` learns all from nothing; ``finish`` goes on with pictures nearer to real ones.
 
+    Fields whose name does not say it all:
+        start: folder of a bundle whose vision part is there in place of ``first``; empty: none.
+    """
+
+    start: str = ""
     batch_size: int = 128
     dropout: float = 0.25
     calibration_share: float = 0.1
@@ -54,7 +59,7 @@ class VisionConfig:
 
     @property
     def epochs(self) -> int:
-        return self.first.epochs + self.finish.epochs
+        return self.finish.epochs + (0 if self.start else self.first.epochs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

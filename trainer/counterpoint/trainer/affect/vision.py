@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from counterpoint.trainer.affect.vision_start import start_from
 from counterpoint.trainer.config import AffectConfig, VisionConfig, VisionPhase
 from counterpoint.trainer.data.ferplus import Faces, read_ferplus
 from counterpoint.trainer.labels import EMOTION
@@ -138,6 +140,7 @@ class Training:
         model: what learns.
         mean: the running mean of its weights and buffers: the result.
         epoch: epochs done.
+        cpu_seconds: that they took, before an interruption too.
         recipe: all that the result depends on; another one's progress is not gone on with.
     """
 
@@ -150,6 +153,7 @@ class Training:
         self.generator = generator
         self.recipe = recipe
         self.epoch = 0
+        self.cpu_seconds = 0.0
         # Without the instructions it is ten times slower, not faster.
         self.bfloat16 = phase.bfloat16 and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
         if phase.still:
@@ -188,6 +192,7 @@ class Training:
         """Everything that the next epoch depends on, under a temporary name, then renamed."""
         tensors = {
             "epoch": torch.tensor(self.epoch),
+            "cpu_seconds": torch.tensor(self.cpu_seconds, dtype=torch.float64),
             "order": self.generator.get_state(),
             "dropout": torch.get_rng_state(),
         }
@@ -224,6 +229,7 @@ class Training:
         self.generator.set_state(tensors["order"])
         torch.set_rng_state(tensors["dropout"])
         self.epoch = int(tensors["epoch"])
+        self.cpu_seconds = float(tensors["cpu_seconds"])
         return True
 
 
@@ -231,6 +237,10 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
     """Train on FER+ train less its calibration share; write the result to ``out``/vision.
 
     Interrupted, the same call goes on after the last whole epoch, to the same result.
+
+    Raises:
+        BundleError: the bundle to start from cannot be used.
+        UsageError: its vision part is of another kind, or a file of the set is missing.
     """
     vision = config.vision
     record = StageRecord(out / "vision", "vision")
@@ -262,16 +272,24 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
     )  # fmt: skip
     recipe: list[Any] = [config.seed, vision.batch_size, vision.dropout, vision.calibration_share]
     phases = {"first": vision.first, "finish": vision.finish}
-    for number, (name, phase) in enumerate(phases.items()):
+    if vision.start:
+        record.metrics["started_from"] = start_from(Path(vision.start), model)
+        recipe.append(record.metrics["started_from"])
+        del phases["first"]
+    spent = 0.0
+    for name, phase in phases.items():
         recipe.append(dataclasses.asdict(phase))
-        # Seeded anew, so that the second does not depend on whether the first ran just now.
-        generator.manual_seed(config.seed + 1 + number)
-        torch.manual_seed(config.seed + 1 + number)
+        # Seeded anew, so that the finish does not depend on whether the first phase ran just now.
+        seed = config.seed + (1 if phase is vision.first else 2)
+        generator.manual_seed(seed)
+        torch.manual_seed(seed)
         fit = Training(model, phase, generator, json.dumps(recipe))
         with record.timed(name):
             run_phase(name, fit, lesson, record)
         model = fit.mean
-    record.metrics = _score(model, valid, mean, std)
+        spent += fit.cpu_seconds
+    record.metrics |= {"fit_cpu_seconds": round(spent, 1)}
+    record.metrics |= _score(model, valid, mean, std)
     record.say(f"FER+ valid: {record.metrics}")
     for name in phases:
         _progress(record, name).unlink()
@@ -306,7 +324,7 @@ def run_phase(name: str, fit: Training, lesson: Lesson, record: StageRecord) -> 
     if fit.restore(progress):
         record.say(f"{name}: goes on after epoch {fit.epoch}")
     for epoch in range(fit.epoch, phase.epochs):
-        total = 0.0
+        total, since = 0.0, time.process_time()
         order = lesson.training[torch.randperm(len(lesson.training), generator=generator)]
         parts = order.split(lesson.batch_size)  # type: ignore[no-untyped-call]
         for batch, rows in enumerate(parts):
@@ -317,6 +335,7 @@ def run_phase(name: str, fit: Training, lesson: Lesson, record: StageRecord) -> 
             loss = fit.step((pictures - lesson.mean) / lesson.std, lesson.soft[rows], *pace)
             total += loss * len(rows)
         fit.epoch = epoch + 1
+        fit.cpu_seconds += time.process_time() - since
         save_weights(record.folder / "model.safetensors", fit.mean)
         fit.save(progress)
         line = f"{name} {epoch + 1}/{phase.epochs} loss {total / len(lesson.training):.4f}"

@@ -66,7 +66,9 @@ class Kept:
         path = self._folder / f"{name}.json"
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(make()), encoding="utf-8")
+            whole = path.with_suffix(".part")
+            whole.write_text(json.dumps(make()), encoding="utf-8")
+            whole.replace(path)  # a run that is stopped leaves no half of it
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -113,8 +115,8 @@ def _document(speak: Callable[[], baseline.Spoken]) -> dict[str, Any]:
 def baselines(models: Models, data: Path, kept: Kept) -> list[dict[str, Any]]:
     """A row for each kind of session."""
     rows: list[dict[str, Any]] = []
-    for name in baseline.MICROPHONES:
-        for calm_first, order in ORDERS.items():
+    for calm_first, order in ORDERS.items():
+        for name in baseline.MICROPHONES:
             sessions = spoken(models, data, kept, name, calm_first=calm_first)
             outcome = baseline.figures([baseline.score(session) for session in sessions])
             rows.append({"sessions": name, "order": order, **asdict(outcome)})

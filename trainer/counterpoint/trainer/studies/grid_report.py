@@ -170,10 +170,10 @@ def _introduction(
             "The bundle's grid is 40 ms: a picture of the 25 a second and four frames of sound in"
             " each cell; a window looks back over 0.8 s of both. The engine finds the face; the "
             "first layer of the picture graph cuts the mouth out of it (28 x 40 pixels, as "
-            f"recorded). One layer sees the cells of a modality side by side; fusion is "
-            f"`{kind}`, with modality dropout 0.4; {made['epochs']} epochs on windows that end with the word, at "
-            "ratios from -12 to +15 dB and without noise; aligned only. The answer that counts is"
-            " that of the first window that ends no earlier than the word does in the picture."
+            "recorded). One layer sees the cells of a modality side by side; fusion is "
+            f"`{kind}`, with modality dropout 0.4; {made['epochs']} epochs on windows that end "
+            "with the word, at ratios from -12 to +15 dB and without noise; aligned only. The "
+            "answer that counts is that of the first window that ends no earlier than the word does in the picture."
         ),
         (
             "Noise is real (washing up, a man miaowing, a running tap); the last 30 % of each "

@@ -173,7 +173,8 @@ def _introduction(
             "recorded). One layer sees the cells of a modality side by side; fusion is "
             f"`{kind}`, with modality dropout 0.4; {made['epochs']} epochs on windows that end "
             "with the word, at ratios from -12 to +15 dB and without noise; aligned only. The "
-            "answer that counts is that of the first window that ends no earlier than the word does in the picture."
+            "answer that counts is that of the first window that ends no earlier than the word "
+            "does in the picture."
         ),
         (
             "Noise is real (washing up, a man miaowing, a running tap); the last 30 % of each "

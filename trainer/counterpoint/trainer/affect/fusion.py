@@ -14,7 +14,6 @@ many speakers there are. Of chat alone, each set of lines has the same say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.ferplus import read_ferplus
 from counterpoint.trainer.data.speech import CALIBRATION, read_speech
-from counterpoint.trainer.data.text import TextLine, read_text
+from counterpoint.trainer.data.text import read_text
 from counterpoint.trainer.labels import EMOTION, HEADS, SENTIMENT, UNLABELLED
 from counterpoint.trainer.metrics import accuracy, expected_calibration_error
 from counterpoint.trainer.models import LateFusion
@@ -153,14 +152,16 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
     generator = seed_everything(config.seed + 3)
     encoders = load_encoders(out, config)
     with record.timed("unimodal logits"):
-        lines = read_text(data).calibration
+        # All of them at once: what the stage text has embedded is in the cache.
+        lines = Lines.of(read_text(data).calibration)
+        said = text_logits(encoders.text, lines, out)
         pools = (
             _video_pool(encoders, data, out),
             _audio_pool(encoders, data, out),
-            _chat_pool(encoders, lines, out, "meld"),
+            _chat_pool(lines, said, "meld"),
         )
-        tweets = _chat_pool(encoders, lines, out, "semeval")
-        comments = _chat_pool(encoders, lines, out, "goemotions")
+        tweets = _chat_pool(lines, said, "semeval")
+        comments = _chat_pool(lines, said, "goemotions")
     halves = [[pool[half] for pool in pools] for half in (0, 1)]
     everything = [first.and_also(second) for first, second in pools]
     lone = [Lone(tweets=tweets[half], comments=comments[half]) for half in (0, 1)]
@@ -346,25 +347,30 @@ def _audio_pool(encoders: Encoders, data: Path, out: Path) -> tuple[Pool, Pool]:
     return pool.half(0, torch.tensor(groups)), pool.half(1, torch.tensor(groups))
 
 
-def _chat_pool(
-    encoders: Encoders, calibration: Sequence[TextLine], out: Path, source: str
-) -> tuple[Pool, Pool]:
+def _chat_pool(lines: Lines, said: tuple[Tensor, Tensor], source: str) -> tuple[Pool, Pool]:
     """The calibration lines of ``source``, halved, MELD's by dialogue: the only lines with both
     labels. SemEval's emotion and GoEmotions' sentiment are not known and not used; GoEmotions'
-    lines with several emotions are left out."""
-    lines = [line for line in calibration if line.source == source and len(line.emotion) < 2]
-    encoded = Lines.of(lines)
-    sentiment, emotion = text_logits(encoders.text, encoded, out)
-    known = encoded.emotion.sum(dim=1) > 0
+    lines with several emotions are left out.
+
+    Args:
+        said: sentiment (N, 3) and emotion (N, 7) logits of ``lines``.
+    """
+    chosen = [
+        row
+        for row, line in enumerate(lines.lines)
+        if line.source == source and len(line.emotion) < 2
+    ]
+    rows = torch.tensor(chosen)
+    known = lines.emotion[rows].sum(dim=1) > 0
     pool = Pool(
-        emotion_logits=emotion,
-        sentiment_logits=sentiment,
-        emotion=encoded.emotion.argmax(dim=1).masked_fill(~known, UNLABELLED),
-        sentiment=one_hot(encoded.sentiment, len(SENTIMENT)),
+        emotion_logits=said[1][rows],
+        sentiment_logits=said[0][rows],
+        emotion=lines.emotion[rows].argmax(dim=1).masked_fill(~known, UNLABELLED),
+        sentiment=one_hot(lines.sentiment[rows], len(SENTIMENT)),
     )
-    names = sorted({line.group for line in lines})
+    names = sorted({lines.lines[row].group for row in chosen})
     position = {name: index for index, name in enumerate(names)}
-    groups = torch.tensor([position[line.group] % 2 for line in lines])
+    groups = torch.tensor([position[lines.lines[row].group] % 2 for row in chosen])
     return pool.half(0, groups), pool.half(1, groups)
 
 

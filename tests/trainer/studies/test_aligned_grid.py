@@ -195,4 +195,9 @@ def test_the_engine_says_of_a_clip_what_the_model_says_of_its_windows(tmp_path: 
                 expected = model(given, state).fused[said.head][0].numpy()
             for fused in played:
                 found = fused[said.head][heard].logits[said.head]
-                np.testing.assert_allclose(found, expected, atol=2e-3)
+                # A cascade looks at every fourth picture, counted from where each begins, so
+                # rectangles of the face differ by a pixel; and the first sound of the session,
+                # in the colour's window, has silence before it. Else they agree to rounding.
+                exact = heard == "audio" and said.head == "digit"
+                atol = 1e-3 if exact else 0.03
+                np.testing.assert_allclose(found, expected, atol=atol)

@@ -177,6 +177,13 @@ def test_easy_data_is_learned(data: Path, tmp_path: Path) -> None:
     assert said.tolist() == batch["labels"][:, 0].long().tolist()
 
 
+def test_the_last_epoch_is_kept_where_it_is_not_the_best(data: Path, tmp_path: Path) -> None:
+    """What a resumed run goes on from. At this rate nothing is learned, so the first stays best."""
+    fit(small(data, ["fit.learning_rate=1e-12", "fit.patience=0"]), tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run" / BEST)["epoch"] == 0
+    assert read_checkpoint(tmp_path / "run" / LAST)["epoch"] == 2
+
+
 def test_early_stopping(data: Path, tmp_path: Path) -> None:
     sets = ["fit.epochs=30", "fit.patience=1", "fit.learning_rate=1e-9", "fit.steps=1"]
     fit(small(data, sets), tmp_path / "run")

@@ -59,7 +59,14 @@ _KEYS_FREE: Final = ("fit.progress", "data.workers")
 
 
 class _Checkpoints(ModelCheckpoint):
+    """Best and last: Lightning by itself writes the last only where it is the best, too."""
+
     FILE_EXTENSION = ".safetensors"
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,12 +63,11 @@ def accounts(found: Run) -> dict[str, dict[str, int]]:
             track = connection[kind]
             came = track["packets"] - track["duplicates"]
             add(f"{kind} RTP: sent = received + lost", sent["rtp"][kind], came + track["lost"])
-            explained = track["frames"] + track["waiting"] + track["decode_errors"]
+            explained = track["decoded"] + track["waiting"] + track["decode_errors"]
             explained += sum(track["dropped"].values()) + track["frames_given_up"]
             add(f"{kind} frames: sent = handed over + stated", sent["frames"][kind], explained)
             items = dict(participant["items"][kind])
-            if kind == "video":
-                add("video items: handed over = received", track["frames"], items["received"])
+            add(f"{kind} items: handed over = received", track["frames"], items["received"])
             received = items.pop("received")
             add(f"{kind} items: received = used + stated", received, sum(items.values()))
         lines = participant["items"]["chat"]["received"]

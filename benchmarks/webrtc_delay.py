@@ -41,7 +41,7 @@ from aiortc.rtp import is_rtcp
 
 from benchmarks.machine import circumstances, finish
 from counterpoint.streams.runtime import SystemRuntime
-from counterpoint.streams.types import AudioChunk, Item, VideoFrame
+from counterpoint.streams.types import AudioChunk, Item, Modality, VideoFrame
 from counterpoint.streams.webrtc import Peer, PeerSettings
 from counterpoint.streams.webrtc.adapter import offering_loopback
 
@@ -202,6 +202,9 @@ async def by_peer(runtime: SystemRuntime, pipe: Pipe, seconds: float) -> Delays:
 
         def session_ns(self, monotonic_ns: int) -> int:
             return monotonic_ns
+
+        def wanted_ns(self, modality: Modality) -> int:  # noqa: ARG002 - no windows here
+            return 0
 
         def put(self, item: Item) -> None:
             now_ns = runtime.now_ns()

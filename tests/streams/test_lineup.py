@@ -57,6 +57,9 @@ class Collected:
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
 
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
+
     def put(self, item: Item) -> None:
         self.items.append(item)
 

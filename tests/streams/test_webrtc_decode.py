@@ -28,7 +28,7 @@ def test_each_frame_gives_its_picture_at_once(codec: str) -> None:
         assert abs(int(picture.y.mean()) - (16 + 4 * number)) <= 2
         assert picture.u is not None
         assert picture.u.shape == (24, 32)
-        assert picture.y.flags.c_contiguous
+        assert picture.y.strides[1] == 1  # of the frame's own memory, whose rows may be longer
         assert not picture.full_range
 
 

@@ -16,6 +16,7 @@ from counterpoint.streams.types import (
     ClockUpdate,
     DropCounter,
     Item,
+    Modality,
     Tier,
     VideoFrame,
 )
@@ -75,6 +76,9 @@ class Kept:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
 
     def put(self, item: Item) -> None:
         self.items.append((self.now_ns(), item))

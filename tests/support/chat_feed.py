@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from counterpoint.streams.feed import LiveSource
 from counterpoint.streams.runtime import Runtime
-from counterpoint.streams.types import Bound, ChatLine, ClockUpdate, Item
+from counterpoint.streams.types import Bound, ChatLine, ClockUpdate, Item, Modality
 
 
 class KeepingFeed:
@@ -25,6 +25,9 @@ class KeepingFeed:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
 
     def put(self, item: Item) -> None:
         self.items.append(item)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from counterpoint.streams.runtime import Runtime
-from counterpoint.streams.types import Item
+from counterpoint.streams.types import Item, Modality
 
 T = TypeVar("T", bound=Item)
 
@@ -33,6 +33,9 @@ class KeepingFeed:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self.origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
 
     def put(self, item: Item) -> None:
         with self._lock:

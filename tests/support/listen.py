@@ -17,7 +17,7 @@ from typing import Any
 from counterpoint.streams.errors import CounterpointError
 from counterpoint.streams.microphone import Microphone
 from counterpoint.streams.runtime import SystemRuntime
-from counterpoint.streams.types import AudioChunk, ClockUpdate, Item
+from counterpoint.streams.types import AudioChunk, ClockUpdate, Item, Modality
 
 
 class _Printer:
@@ -31,6 +31,9 @@ class _Printer:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
 
     def put(self, item: Item) -> None:
         match item:

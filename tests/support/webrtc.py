@@ -23,7 +23,7 @@ from aiortc.rtp import is_rtcp
 
 from counterpoint.streams.feed import Feed
 from counterpoint.streams.runtime import SystemRuntime
-from counterpoint.streams.types import AudioChunk, Bound, ClockUpdate, Item, VideoFrame
+from counterpoint.streams.types import AudioChunk, Bound, ClockUpdate, Item, Modality, VideoFrame
 from counterpoint.streams.webrtc import Peer
 from counterpoint.streams.webrtc.adapter import CERTIFICATES, offering_loopback
 
@@ -45,6 +45,9 @@ class CollectingFeed:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return 0
 
     def put(self, item: Item) -> None:
         self.items.append(item)

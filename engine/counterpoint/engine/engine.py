@@ -25,7 +25,7 @@ from counterpoint.engine.models import Models
 from counterpoint.engine.publish import Publisher
 from counterpoint.engine.redis_client import connector
 from counterpoint.engine.redis_server import resolve_redis
-from counterpoint.engine.session import Session, Summary
+from counterpoint.engine.session import INFERENCE_LANE, Session, Summary
 from counterpoint.engine.sources import OpenSources
 from counterpoint.engine.tap import Tap
 from counterpoint.engine.work import Work
@@ -74,7 +74,7 @@ class Engine:
         if not isinstance(config, Config):
             config = load_config(None if config is None else Path(config))
         if runtime is None:
-            with SystemRuntime() as system:
+            with SystemRuntime(giving_way=(INFERENCE_LANE,)) as system:
                 async with cls._opened(config, system) as engine:
                     yield engine
         else:

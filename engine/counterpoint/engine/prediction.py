@@ -139,6 +139,7 @@ class Prediction:
     bundle_digest: str
     participants: Mapping[str, float] = field(default_factory=dict)
     adaptation: Adaptation | None = None
+    kept_json: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.end_ns <= self.start_ns:
@@ -232,12 +233,14 @@ def encode(document: Mapping[str, Any]) -> str:
 
 
 def to_json(prediction: Prediction) -> str:
-    """The document as canonical JSON, one line.
+    """The document as canonical JSON, one line. Made once: Redis and every peer are told the same.
 
     Raises:
         ValueError: a number is not finite.
     """
-    return encode(to_document(prediction))
+    if not prediction.kept_json:
+        prediction.kept_json.append(encode(to_document(prediction)))
+    return prediction.kept_json[0]
 
 
 def stable_json(prediction: Prediction) -> str:

@@ -43,6 +43,9 @@ from counterpoint.streams.types import (
 
 log = logging.getLogger(__name__)
 
+INFERENCE_LANE = "inference-"
+"""The beginning of the names of the lanes in which models run."""
+
 INFERENCE_TIMEOUT_S = 60.0
 """A model that takes longer has hung; the session ends and says so."""
 
@@ -202,7 +205,7 @@ class Session:
         )
         self._work: Work = work or WorkQueue(max_cells=MAX_CELLS)
         self._worker = worker
-        self._lane = runtime.lane(f"inference-{worker}")
+        self._lane = runtime.lane(f"{INFERENCE_LANE}{worker}")
         self._readout = Readout(READOUT_SIZE)
         self._reporter = Reporter(
             session=name,

@@ -24,6 +24,11 @@ class Feed(Protocol):
         """Session time of an instant of `Runtime.now_ns`; below 0 before the session began."""
         ...
 
+    def wanted_ns(self, modality: Modality) -> int:
+        """Session time: what ends before it is of no consequence by itself and may be handed over
+        with what follows, a little later. 0: all is wanted at once. From any thread."""
+        ...
+
     def put(self, item: Item) -> None:
         """Hand an item over; it arrives now. From any thread; never waits: the newest wins."""
         ...
@@ -77,6 +82,9 @@ class MailboxFeed:
 
     def session_ns(self, monotonic_ns: int) -> int:
         return monotonic_ns - self._origin_ns
+
+    def wanted_ns(self, modality: Modality) -> int:
+        return self._mailbox.patience_ns(modality)
 
     def put(self, item: Item) -> None:
         self._mailbox.put(self.now_ns(), item)

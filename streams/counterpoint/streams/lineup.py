@@ -343,5 +343,8 @@ class _SeatFeed:
     def session_ns(self, monotonic_ns: int) -> int:
         return self._feed.session_ns(monotonic_ns)
 
+    def wanted_ns(self, modality: Modality) -> int:
+        return self._feed.wanted_ns(modality)
+
     def put(self, item: Item) -> None:
         self._lineup.put(self._seat, self._feed, item)

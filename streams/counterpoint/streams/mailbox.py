@@ -222,6 +222,10 @@ class Mailbox:
         with self._lock:
             self._patience = until
 
+    def patience_ns(self, modality: Modality) -> int:
+        """What `be_patient` said last; 0 where it did not."""
+        return self._patience.get(modality, 0)
+
     @property
     def closed(self) -> bool:
         return self._closed

@@ -7,7 +7,10 @@ Production code never calls ``time``, ``random``, ``uuid`` or ``threading`` itse
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -71,9 +74,21 @@ class Runtime(Protocol):
         ...
 
 
+GIVES_WAY = 10
+"""Niceness, relative to the process, of lanes that give way."""
+
+
+def _give_way() -> None:
+    # Only Linux gives a thread a niceness of its own; elsewhere it would be the whole process's.
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + GIVES_WAY)
+
+
 class _ThreadLane:
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str, *, gives_way: bool) -> None:
+        self._executor = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix=name, initializer=_give_way if gives_way else None
+        )
 
     async def submit(self, fn: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, fn)
@@ -83,10 +98,17 @@ class _ThreadLane:
 
 
 class SystemRuntime:
-    """The real thing: ``CLOCK_MONOTONIC``, asyncio and one thread a lane."""
+    """The real thing: ``CLOCK_MONOTONIC``, asyncio and one thread a lane.
 
-    def __init__(self, *, seed: int | None = None) -> None:
+    Args:
+        seed: of what `rng` draws.
+        giving_way: beginnings of names of lanes that compute for long and let all others go first
+            where the cores do not suffice. What waits for them can wait; what comes in cannot.
+    """
+
+    def __init__(self, *, seed: int | None = None, giving_way: tuple[str, ...] = ()) -> None:
         self._seed = seed
+        self._giving_way = giving_way
         self._lanes: dict[str, _ThreadLane] = {}
 
     def now_ns(self) -> int:
@@ -118,7 +140,7 @@ class SystemRuntime:
 
     def lane(self, name: str) -> Lane:
         if name not in self._lanes:
-            self._lanes[name] = _ThreadLane(name)
+            self._lanes[name] = _ThreadLane(name, gives_way=name.startswith(self._giving_way))
         return self._lanes[name]
 
     def close(self) -> None:

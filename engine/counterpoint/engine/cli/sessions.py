@@ -224,8 +224,16 @@ async def _gone(url: str) -> bool:
     return False
 
 
-def run_loop(main_: Coroutine[Any, Any, int]) -> int:
-    """Run to the end; SIGTERM stops as SIGINT does, with everything closed on the way out."""
+def run_loop(
+    main_: Coroutine[Any, Any, int],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run to the end; SIGTERM stops as SIGINT does, with everything closed on the way out.
+
+    Args:
+        loop_factory: makes another loop than asyncio's.
+    """
 
     async def guarded() -> int:
         task = asyncio.current_task()
@@ -234,6 +242,7 @@ def run_loop(main_: Coroutine[Any, Any, int]) -> int:
         return await main_
 
     try:
-        return asyncio.run(guarded())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(guarded())
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM

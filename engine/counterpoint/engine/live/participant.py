@@ -190,6 +190,7 @@ def _peer(peer: Peer) -> dict[str, Any]:
             "given_up": track.given_up,
             "waiting": track.waiting,
             "frames": track.frames,
+            "decoded": track.decoded,
             "frames_given_up": track.frames_given_up,
             "key_frame_requests": track.key_frame_requests,
             "decode_errors": track.decode_errors,

@@ -32,6 +32,10 @@ _MAX_MISSED_DETECTIONS = 3
 """Detections in a row that may find nothing while the template still does: the cascade misses
 turned and tilted heads that a moment ago it saw from the front."""
 
+_SHRINKS_TO = 0.6
+"""Smallest a followed face may have become since it was detected; one that is smaller is missed,
+and looked for in all sizes when it is no longer found."""
+
 _SAME_FACE_OVERLAP = 0.3
 _TAKE_OVER_AREA = 1.5
 """How much larger another face must be to be taken for the speaker."""
@@ -113,6 +117,9 @@ class FaceTracker:
 
     def _detect(self, small: UInt8Array, tracked: Rectangle | None) -> Rectangle | None:
         smallest = max(24, round(min(small.shape) * _MIN_FACE_SHARE))
+        if tracked is not None:
+            # Small sizes cost the most, and only a face of about this size or a larger one counts.
+            smallest = max(smallest, round(tracked.width * _SHRINKS_TO))
         found = self._cascade.detectMultiScale(
             small, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest)
         )

@@ -165,7 +165,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do, and are no `asyncio.Transport`.
-        super().connection_made(cast(asyncio.Transport, transport))
+        super().connection_made(cast("asyncio.Transport", transport))
         address = counted_address(self.client[0] if self.client else "")
         if not self._slots.take(address):
             self._counters.connections_refused += 1

@@ -83,13 +83,14 @@ class TrackStats:
         given_up: packets that came and were of no use without those that were lost.
         waiting: packets and encoded frames waiting now.
         frames: pictures, or runs of sound, handed over.
+        decoded: pictures, or packets of sound, in them.
         frames_given_up: pictures known of and never whole; gaps in the sound.
         key_frame_requests: sent.
         decode_errors: what the decoder refused.
         dropped: encoded frames and pictures left out on purpose, by reason.
         width, height: of the last picture; 0 for sound.
-        delay_p50_ns, delay_p99_ns: from the arrival of a frame's last packet until it was handed
-            over, over the last thousand; None before the first.
+        delay_p50_ns, delay_p99_ns: from the arrival of a picture's last packet, or of the first of
+            a run of sound, until it was handed over, over the last thousand; None before that.
     """
 
     codec: str = ""
@@ -104,6 +105,7 @@ class TrackStats:
     given_up: int = 0
     waiting: int = 0
     frames: int = 0
+    decoded: int = 0
     frames_given_up: int = 0
     key_frame_requests: int = 0
     decode_errors: int = 0

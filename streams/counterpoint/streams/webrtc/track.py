@@ -109,6 +109,8 @@ class Track(ABC):
         self._held: deque[tuple[int, int, Maker]] = deque()
         self._newest_media_ns = -1  # of what was given
         self._sequence = 0
+        self._decoded = 0
+        self._given_ns = 0  # session time of what was handed over last
         self._decode_errors = 0
         self._delays: deque[int] = deque(maxlen=DELAYS)
         received.on_packet = self._note_packet
@@ -224,7 +226,8 @@ class Track(ABC):
 
         Args:
             media_ns: as the clock gave it.
-            arrived_ns: when the last packet of it arrived, of the runtime's clock.
+            arrived_ns: when a picture's last packet or the first of a run of sound arrived, of
+                the runtime's clock.
             make: None says that there will be nothing up to then.
         """
         if len(self._held) >= MAX_HELD:
@@ -247,6 +250,7 @@ class Track(ABC):
                 feed.put(Bound(source=self._name, modality=self.modality, t_ns=t_ns))
                 continue
             feed.put(make(t_ns, self._sequence))
+            self._given_ns = t_ns
             self._sequence += 1
             self._delays.append(self._runtime.now_ns() - arrived_ns)
 
@@ -278,6 +282,7 @@ class Track(ABC):
             given_up=counts.given_up,
             waiting=self._waiting + len(self._held),
             frames=self._sequence,
+            decoded=self._decoded,
             frames_given_up=counts.frames_given_up,
             decode_errors=self._decode_errors,
             dropped=dict(self._own_drops.by_reason),

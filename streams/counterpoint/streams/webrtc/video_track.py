@@ -127,6 +127,7 @@ class VideoTrack(Track):
         if self._encoded:
             codec, frame = self._encoded.popleft()
             picture = await self._decode(codec, frame)
+            self._decoded += picture is not None
             make = None if picture is None else self._maker(picture)
             self._give(frame.media_ns, frame.arrived_ns, make)
         elif self._jitter.given_up_media_ns > self._newest_media_ns:

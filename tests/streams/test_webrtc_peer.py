@@ -423,7 +423,7 @@ def test_a_lost_packet_of_sound_leaves_a_gap_and_the_delay_recovers(
             for at_ns, item in zip(feed.arrived_ns, feed.items, strict=True)
             if item in feed.chunks
         ]
-        gap = steps.index(2) + 1
+        gap = gaps.index(1) + 1
         assert min(late_ns[gap + 5 :]) < min(late_ns[:gap]) + CHUNK_NS
 
     asyncio.run(main())

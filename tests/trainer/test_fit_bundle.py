@@ -148,7 +148,7 @@ def test_init_writes_what_fit_reads(tmp_path: Path, capsys: pytest.CaptureFixtur
         ({"mood": ("glad", "glad")}, "--task mood: two classes or more, all different"),
     ):
         with pytest.raises(UsageError, match=message):
-            init(tmp_path / "third", tasks=tasks_of)  # type: ignore[arg-type]
+            init(tmp_path / "third", tasks=tasks_of)
         assert not (tmp_path / "third").exists()
     odd = ('"so so"', "back\\slash", "très")
     config_file, _ = init(tmp_path / "odd", tasks={"mood": odd})

@@ -97,7 +97,7 @@ def test_splits_share_neither_voices_nor_faces_nor_dialogues(index: Index) -> No
     actors = {"train": range(1, 15), "validation": range(15, 17), "test": range(17, 21)}
     seen: dict[str, set[str]] = {}
     for split in ("train", "validation", "test"):
-        rows = index.of(split)  # type: ignore[arg-type]
+        rows = index.of(split)
         assert {row.speaker for row in rows} == {f"ravdess-{actor:02d}" for actor in actors[split]}
         seen[split] = {str(row.video) for row in rows}
         seen[split] |= {str(row.text).rsplit(" ", 1)[0] for row in rows}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,8 @@ def arrow() -> Any:
     return importlib.import_module("pyarrow")
 
 
-def write_parquet(arrow: Any, path: Path, columns: dict[str, list[Any]]) -> Path:
-    arrow.parquet.write_table(arrow.table(columns), path)
+def write_parquet(arrow: Any, path: Path, columns: Mapping[str, object]) -> Path:
+    arrow.parquet.write_table(arrow.table(dict(columns)), path)
     return path
 
 
@@ -185,11 +186,11 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path, arrow: Any) -> None:
         "c,,,ho,,,cy,,3,0\n"
     )
     tasks = {"mood": None, "stress": "number", "digit": "classes"}
-    from_csv = read_index(write(tmp_path, text), tasks=tasks)  # type: ignore[arg-type]
+    from_csv = read_index(write(tmp_path, text), tasks=tasks)
     frame = pd.read_csv(tmp_path / "index.csv")
     assert frame["label:digit"].tolist()[:1] == [1.0]  # pandas has no gaps in whole numbers
     frame.to_parquet(tmp_path / "index.parquet")
-    found = read_index(tmp_path / "index.parquet", tasks=tasks)  # type: ignore[arg-type]
+    found = read_index(tmp_path / "index.parquet", tasks=tasks)
     assert found.examples == from_csv.examples
     assert found.tasks == from_csv.tasks
     # Not a number is no label, however the column has it.
@@ -199,7 +200,7 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path, arrow: Any) -> None:
     # What a fit drew of it is written as CSV.
     drawn = with_splits(found, {"a": "train", "b": "validation", "c": "test"})
     write_split(drawn, tmp_path / "elsewhere" / "index.csv")
-    again = read_index(tmp_path / "elsewhere" / "index.csv", tasks=tasks)  # type: ignore[arg-type]
+    again = read_index(tmp_path / "elsewhere" / "index.csv", tasks=tasks)
     assert again.examples == drawn.examples
 
 

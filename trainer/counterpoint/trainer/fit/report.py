@@ -93,10 +93,10 @@ def _score(
         for part in parts:
             having = known & present[:, list(part)].all(dim=1)
             if having.any():
-                said = torch.cat(answers[task.name, part])[having]
+                alone = torch.cat(answers[task.name, part])[having]
                 subsets[task.name][" + ".join(names[place] for place in part)] = {
                     "rows": int(having.sum()),
-                    **_figures(module, task, said, truth[having, index]),
+                    **_figures(module, task, alone, truth[having, index]),
                 }
     return figures, subsets
 

@@ -174,8 +174,28 @@ def page(document: dict[str, Any]) -> Sequence[str]:
         f"{SESSIONS} sessions of {LENGTH} observations (15 minutes at one in 3 s) for each row; "
         "default settings."
     )
-    head = ("set", "shares", "base", "accuracy", "gain", "worst", "recall", "gain ", "adapted")
-    keys = ("set", "shift", "base", "accuracy", "gain", "worst", "recall", "recall_gain", "applied")
+    head: tuple[str, ...] = (
+        "set",
+        "shares",
+        "base",
+        "accuracy",
+        "gain",
+        "worst",
+        "recall",
+        "gain ",
+        "adapted",
+    )
+    keys: tuple[str, ...] = (
+        "set",
+        "shift",
+        "base",
+        "accuracy",
+        "gain",
+        "worst",
+        "recall",
+        "recall_gain",
+        "applied",
+    )
     parts.append(table(head, [[row[key] for key in keys] for row in document["priors"]]))
     parts.append("## Baseline")
     head = ("sessions", "order", "clips", "AUC raw", "AUC deviation", "recall raw", "recall dev.")

@@ -93,7 +93,7 @@ def noise_rises(
         snr_db = 40 + (to_db - 40) * _progress(at_ns, from_s, over_s)
         start = int(random.integers(len(noise) - len(take.samples)))
         piece = noise[start : start + len(take.samples)]
-        voice_power, noise_power = np.mean(take.samples**2), np.mean(piece**2)
+        voice_power, noise_power = float(np.mean(take.samples**2)), float(np.mean(piece**2))
         gain = np.sqrt(voice_power / max(noise_power, 1e-12) / 10 ** (snr_db / 10))
         samples = np.clip(take.samples + gain * piece, -1, 1).astype(np.float32)
         return Take(samples=samples, frames=take.frames)

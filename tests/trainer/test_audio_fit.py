@@ -16,10 +16,10 @@ need_trainer()
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from counterpoint.engine.bundle import default_bundle_path, load_bundle
 from counterpoint.streams.errors import UsageError
-from counterpoint.trainer.affect import audio
 from counterpoint.trainer.affect.audio import STEPS, AudioModel, Lesson, Track, run_phase
 from counterpoint.trainer.affect.audio_start import start_from
 from counterpoint.trainer.config import AudioConfig, AudioPhase
@@ -93,13 +93,13 @@ def test_the_mean_of_the_weights_is_kept_and_a_shorter_run_begins_a_longer_one(
     given = lesson()
     record = StageRecord(tmp_path, "audio")
     seen: list[nn.Module] = []
-    real = audio.AveragedModel.update_parameters
+    real = AveragedModel.update_parameters
 
-    def watch(self: audio.AveragedModel, model: nn.Module) -> None:
+    def watch(self: AveragedModel, model: nn.Module) -> None:
         seen.append(copy.deepcopy(model))
         real(self, model)
 
-    monkeypatch.setattr(audio.AveragedModel, "update_parameters", watch)
+    monkeypatch.setattr(AveragedModel, "update_parameters", watch)
 
     def fit(epochs: int) -> AudioModel:
         seen.clear()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def line(source: str, text: str = "a line", **labels: object) -> TextLine:
+def line(source: str, text: str = "a line", **labels: Any) -> TextLine:
     return dataclasses.replace(
         TextLine(source=source, text=text, emotion=(HAPPY,), group=text), **labels
     )
@@ -255,7 +256,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 def test_before_the_fall_a_run_of_another_length_goes_on_and_after_it_starts_anew(
     tmp_path: Path, other: dict[str, int]
 ) -> None:
-    longer = dataclasses.replace(SHORT, **other)
+    changed: dict[str, Any] = {**other}
+    longer = dataclasses.replace(SHORT, **changed)
     whole = Run(tmp_path / "whole", longer)
     with pytest.raises(InterruptedError):
         Run(tmp_path / "early", SHORT, stop=3)  # two epochs of four, level so far

@@ -193,6 +193,8 @@ def test_an_exported_encoder_is_read_back_as_it_was(tmp_path: Path) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     faces = torch.randn(3, 1, 48, 48)

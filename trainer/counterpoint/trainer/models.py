@@ -60,7 +60,7 @@ class VisionEncoder(nn.Module):
 
     def early(self) -> nn.Sequential:
         """The blocks at 48 and 24 px, which take more than half of a step's time."""
-        return self.features[: 2 * self.BLOCK]
+        return nn.Sequential(*list(self.features)[: 2 * self.BLOCK])
 
     def embed(self, faces: Tensor) -> Tensor:
         """(N, 1, 48, 48) -> (N, 128) in (-1, 1), faces as they are."""

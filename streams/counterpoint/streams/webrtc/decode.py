@@ -164,8 +164,10 @@ class AudioDecoder:
 def _mono(frame: AudioFrame) -> Float32Array:
     if frame.format.name == "s16" and len(frame.layout.channels) == 1:
         # Opus, fifty times a second of every peer: the short way.
-        plain = np.frombuffer(frame.planes[0], np.int16, frame.samples)
-        return np.multiply(plain, np.float32(1 / 32_768), dtype=np.float32)
+        plane: Any = frame.planes[0]
+        plain = np.frombuffer(plane, np.int16, frame.samples)
+        short: Float32Array = np.multiply(plain, np.float32(1 / 32_768), dtype=np.float32)
+        return short
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T

@@ -19,6 +19,7 @@ from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.server.port import Joined, RefusedError, SignalError, UnknownError
 from counterpoint.streams.errors import UsageError
 from counterpoint.streams.types import Modality
+from counterpoint.streams.webrtc.descriptions import check_description
 from counterpoint.streams.webrtc.settings import IceServer, PeerSettings
 from counterpoint.streams.webrtc.signalling import OfferError, read_offer
 
@@ -121,8 +122,8 @@ class Rooms:
         if self._closing:
             raise RefusedError("the engine stops", reason="closing")
         try:
-            # Nothing is begun for an offer that cannot be read.
-            read_offer(offer)
+            # Nothing is begun for an offer that cannot be read, no certificate made.
+            check_description(read_offer(offer).sdp)
         except OfferError as error:
             raise SignalError(str(error)) from error
         room = self._rooms.get(session)

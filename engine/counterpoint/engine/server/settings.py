@@ -63,8 +63,8 @@ class ServerSection:
     open: bool = False
     max_body_kib: int = 64
     body_timeout_s: float = 10.0
-    requests_per_s: float = 50.0
-    request_burst: int = 100
+    requests_per_s: float = 20.0
+    request_burst: int = 60
     max_requests: int = 64
     max_streams: int = 64
     max_connections: int = 256
@@ -159,8 +159,8 @@ class ServerSettings:
     work_timeout_s: float = 30.0
     heartbeat_s: float = 10.0
     grace_s: float = 3.0
-    requests_per_s: float = 50.0
-    request_burst: int = 100
+    requests_per_s: float = 20.0
+    request_burst: int = 60
     max_requests: int = 64
     max_streams: int = 64
     max_connections: int = 256

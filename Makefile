@@ -52,9 +52,9 @@ bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner, e
 	$(BIN)/python -m benchmarks.emission
 	$(BIN)/python -m benchmarks.drift
 
-affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT (about an hour on two cores)
+affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT: hours, or minutes on from START, a bundle
 	$(PIP) install --quiet --no-deps -r trainer/requirements-affect.txt
-	$(BIN)/counterpoint-trainer fit affect --data $(DATA) --out $(OUT) --seed 0
+	$(BIN)/counterpoint-trainer fit affect --data $(DATA) --out $(OUT) --seed 0 $(if $(START),--start $(START))
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

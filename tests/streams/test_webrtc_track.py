@@ -68,6 +68,7 @@ class Kept:
 
     def __init__(self, runtime: VirtualRuntime) -> None:
         self.items: list[tuple[int, Item]] = []
+        self.hop_ns = 0  # where set, sound is wanted at the end of each hop
         self._runtime = runtime
         self._origin_ns = runtime.now_ns()
 
@@ -78,7 +79,10 @@ class Kept:
         return monotonic_ns - self._origin_ns
 
     def wanted_ns(self, modality: Modality) -> int:
-        return 0
+        if not self.hop_ns or modality is not Modality.AUDIO:
+            return 0
+        end_ns = self.chunks[-1].end_ns if self.chunks else 0
+        return (end_ns // self.hop_ns + 1) * self.hop_ns
 
     def put(self, item: Item) -> None:
         self.items.append((self.now_ns(), item))
@@ -260,3 +264,41 @@ def test_damaged_sound_is_counted_and_the_rest_keeps_its_time() -> None:
     steps = [round((b.t_ns - a.t_ns) / (20 * MS)) for a, b in pairwise(chunks)]
     assert (steps.count(1), steps.count(2)) == (27, 1)
     assert bench.track.stats().decode_errors == 1
+
+
+def arrivals_of_sound(count: int) -> list[tuple[int, RtpPacket]]:
+    return [(n * 20 * MS, opus_packet(n)) for n in range(count)]
+
+
+def test_sound_that_nobody_waits_for_comes_in_runs_and_at_a_hops_end_at_once() -> None:
+    bench = Bench(AudioTrack)
+    bench.feed.hop_ns = 250 * MS
+    bench.play(arrivals_of_sound(100), 4 * NS_PER_S)
+    chunks = [(at_ns, item) for at_ns, item in bench.feed.items if isinstance(item, AudioChunk)]
+    assert sum(len(chunk.samples) for _, chunk in chunks) == 100 * 960
+    assert all(abs(b.t_ns - a.end_ns) < MS for (_, a), (_, b) in pairwise(chunks))
+    assert bench.track.stats().decoded == 100
+    late = chunks[len(chunks) // 3 :]
+    assert max(len(chunk.samples) for _, chunk in late) == 3 * 960
+    assert len(late) < 100 * 2 // 3 * 0.6
+    # A run is handed over when its last packet comes; the one that ends a hop is not waited beyond.
+    ends = {at_ns for at_ns, _ in arrivals_of_sound(100)}
+    for at_ns, chunk in late[:-1]:
+        assert at_ns in ends
+        assert at_ns - chunk.t_ns <= 60 * MS
+    first_t_ns = chunks[0][1].t_ns
+    for number in range(4, 8):
+        hop_ends_ns = number * 250 * MS
+        (reaches_ns, chunk), *_ = [c for c in chunks if c[1].end_ns >= hop_ends_ns]
+        newest = -(-(hop_ends_ns - first_t_ns) // (20 * MS)) - 1  # the packet that reaches the end
+        assert reaches_ns == newest * 20 * MS
+
+
+def test_sound_that_stops_in_a_run_is_handed_over_all_the_same() -> None:
+    for count in (50, 51, 52, 53):
+        bench = Bench(AudioTrack)
+        bench.feed.hop_ns = 10 * NS_PER_S
+        bench.play(arrivals_of_sound(count), 3 * NS_PER_S)
+        assert sum(len(chunk.samples) for chunk in bench.feed.chunks) == count * 960
+        last_ns = max(at_ns for at_ns, item in bench.feed.items if isinstance(item, AudioChunk))
+        assert last_ns <= (count - 1) * 20 * MS + 80 * MS

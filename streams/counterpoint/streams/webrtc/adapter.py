@@ -347,14 +347,22 @@ class Connection:
         transports = {t.receiver.transport for t in self._pc.getTransceivers()}
         if self._pc.sctp is not None:
             transports.add(self._pc.sctp.transport)
-            self._guard_one(self._pc.sctp, HANDLE_SCTP_DATA, "data", self._within_window)
+            self._guard_one(
+                self._pc.sctp, HANDLE_SCTP_DATA, "data", self._within_window, in_turns=True
+            )
         for transport in transports:
             MediaConsent(transport)
             self._guard_one(transport, HANDLE_RTP_DATA, "RTP", self._known_ssrc)
             self._guard_one(transport, HANDLE_RTCP_DATA, "RTCP", lambda _: True)
 
     def _guard_one(
-        self, owner: object, name: str, what: str, admits: Callable[[bytes], bool]
+        self,
+        owner: object,
+        name: str,
+        what: str,
+        admits: Callable[[bytes], bool],
+        *,
+        in_turns: bool = False,
     ) -> None:
         inner: Callable[..., Awaitable[None]] = private(owner, name)
 
@@ -370,6 +378,10 @@ class Connection:
                 level = logging.DEBUG if kind in self.trouble.by_reason else logging.WARNING
                 self.trouble.add(kind)
                 log.log(level, "%s: %s", kind, reason_of(exc), exc_info=True)
+            if in_turns:
+                # A loop that reads many datagrams at once would handle all parts of a large
+                # message before anything of another session.
+                await asyncio.sleep(0)  # noqa: TID251 - not for time, but for the others' turn
 
         setattr(owner, name, guarded)
 

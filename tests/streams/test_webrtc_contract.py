@@ -175,7 +175,11 @@ def test_the_default_is_a_public_server_and_an_empty_list_is_none() -> None:
         assert RTCIceGatherer()._connection.stun_server is not None
         assert RTCIceGatherer(iceServers=[])._connection.stun_server is None
         connection = adapter.Connection(
-            ice_servers=(), loopback=False, on_change=lambda: None, on_channel=lambda _: None
+            ice_servers=(),
+            loopback=False,
+            on_change=lambda: None,
+            on_channel=lambda _: None,
+            now_ns=lambda: 0,
         )
         transceiver = connection._pc.addTransceiver("audio")
         ice = transceiver.receiver.transport.transport._connection
@@ -189,7 +193,11 @@ def test_the_default_is_a_public_server_and_an_empty_list_is_none() -> None:
 def test_certificates_are_those_that_transports_use() -> None:
     async def main() -> None:
         connection = adapter.Connection(
-            ice_servers=(), loopback=False, on_change=lambda: None, on_channel=lambda _: None
+            ice_servers=(),
+            loopback=False,
+            on_change=lambda: None,
+            on_channel=lambda _: None,
+            now_ns=lambda: 0,
         )
         (certificate,) = getattr(connection._pc, adapter.CERTIFICATES)
         transceiver = connection._pc.addTransceiver("audio")

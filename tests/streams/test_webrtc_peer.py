@@ -544,6 +544,29 @@ def test_packets_of_ever_new_streams_are_refused(runtime: SystemRuntime) -> None
     asyncio.run(main())
 
 
+def test_data_beyond_a_rate_is_lost_and_what_comes_later_is_heard(
+    runtime: SystemRuntime,
+) -> None:
+    async def main() -> None:
+        texts: list[str] = []
+        peer = Peer("chat", runtime, SETTINGS, on_text=texts.append)
+        client = Client(audio=ToneTrack(), channel_label="chat")
+        feed = CollectingFeed(runtime)
+        async with running(peer, client, feed):
+            await until(lambda: peer.channel_open)
+            assert client.channel is not None
+            for _ in range(6):
+                client.channel.send("x" * 60_000)
+            client.channel.send("the last word")
+            await until(lambda: "the last word" in texts)
+            stats = peer.stats()
+        assert texts == ["the last word"]
+        assert stats.trouble["data beyond limits"] > 0
+        assert sum(stats.refused.values()) == 6
+
+    asyncio.run(main())
+
+
 def test_tracks_beyond_the_first_of_each_kind_are_ignored(runtime: SystemRuntime) -> None:
     async def main() -> None:
         peer = Peer("cam", runtime, SETTINGS)

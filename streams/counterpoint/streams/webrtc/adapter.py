@@ -36,6 +36,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket
 from aiortc.rtp import RtpPacket as AiortcPacket
 from OpenSSL import SSL
 
+from counterpoint.streams.rate import TokenBucket
 from counterpoint.streams.types import DropCounter
 from counterpoint.streams.webrtc.consent import MediaConsent
 from counterpoint.streams.webrtc.descriptions import (
@@ -64,6 +65,10 @@ DEPAYLOADED: Final = "_data"
 HOST_ADDRESSES: Final = "get_host_addresses"
 # And `RTCCertificate._create_ssl_context`, overridden below.
 
+DATA_BYTES_PER_S: Final = 128_000
+DATA_BURST_BYTES: Final = 256_000
+"""Of one client, on all of its data channels. What is beyond is lost, as on a narrow link, so that
+its sender slows down: a megabyte costs the loop more than minutes of anybody's media."""
 MAX_SSRCS: Final = 32
 """aiortc keeps something for every SSRC that it has ever seen."""
 # aiortc's own, and the same for peers whose certificate has an RSA key (GStreamer).
@@ -223,6 +228,7 @@ class Connection:
         loopback: also offer 127.0.0.1 where there are other addresses.
         on_change: called when `state` may have changed.
         on_channel: called with each data channel that the client opens.
+        now_ns: a clock.
     """
 
     def __init__(
@@ -232,7 +238,10 @@ class Connection:
         loopback: bool,
         on_change: Callable[[], None],
         on_channel: Callable[[RTCDataChannel], None],
+        now_ns: Callable[[], int],
     ) -> None:
+        self._now_ns = now_ns
+        self._data_bytes = TokenBucket(per_s=DATA_BYTES_PER_S, burst=DATA_BURST_BYTES)
         self.tracks: dict[str, ReceivedTrack] = {}
         self.ignored_tracks = 0
         self.trouble = DropCounter()
@@ -393,6 +402,8 @@ class Connection:
             self._ssrcs.add(ssrc)
         return True
 
-    def _within_window(self, _: bytes) -> bool:
+    def _within_window(self, data: bytes) -> bool:
         """A sender of data that does not heed its window could fill the memory."""
-        return bool(private(self._pc.sctp, RECEIVE_WINDOW) > 0)
+        if private(self._pc.sctp, RECEIVE_WINDOW) <= 0:
+            return False
+        return self._data_bytes.take(self._now_ns(), max(1, len(data)))

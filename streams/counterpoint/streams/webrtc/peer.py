@@ -66,6 +66,7 @@ class Peer:
             loopback=self.settings.loopback,
             on_change=self._changed.set,
             on_channel=self._channels.add,
+            now_ns=runtime.now_ns,
         )
         self._video: VideoTrack | None = None
         self._audio: AudioTrack | None = None

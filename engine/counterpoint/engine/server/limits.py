@@ -29,6 +29,7 @@ _ALLOW_HEADERS: Final = "Authorization, Content-Type, If-Match, Last-Event-ID"
 _EXPOSE_HEADERS: Final = "Location, ETag, Link, Retry-After, Accept-Post"
 _PREFLIGHT_S: Final = 600
 _NS_PER_S: Final = 1_000_000_000
+PUT_OFF_NS: Final = _NS_PER_S // 4
 
 
 class Slots:
@@ -91,6 +92,9 @@ class Guard:
             self._take_slot(address)
         except HttpError as refusal:
             self._counters.refused(refusal.reason)
+            if refusal.status == 429:
+                # Who asks too often waits for the answer; else they would ask the sooner.
+                await self._runtime.sleep_until(self._runtime.now_ns() + PUT_OFF_NS)
             await error_answer(refusal)(scope, receive, answer.send)
             return
         self._counters.in_work = self._slots.in_use

@@ -65,8 +65,8 @@ DEPAYLOADED: Final = "_data"
 HOST_ADDRESSES: Final = "get_host_addresses"
 # And `RTCCertificate._create_ssl_context`, overridden below.
 
-DATA_BYTES_PER_S: Final = 128_000
-DATA_BURST_BYTES: Final = 256_000
+DATA_BYTES_PER_S: Final = 32_000
+DATA_BURST_BYTES: Final = 128_000
 """Of one client, on all of its data channels. What is beyond is lost, as on a narrow link, so that
 its sender slows down: a megabyte costs the loop more than minutes of anybody's media."""
 MAX_SSRCS: Final = 32

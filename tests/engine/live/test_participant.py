@@ -68,7 +68,7 @@ def test_a_flood_of_messages_is_not_read_and_its_sender_is_told(bundle: Path) ->
         answered = [document["id"] for document in said if document["type"] == "pong"]
         assert answered[:MESSAGE_BURST] == list(range(MESSAGE_BURST))
         reasons = {document["reason"] for document in said if document["type"] == "error"}
-        assert reasons == {"too many messages: 50 a second are read"}
+        assert reasons == {"too many messages: 20 a second are read"}
         await client.close()
 
     with_rooms(bundle, use)

@@ -22,9 +22,9 @@ SLOTS = {Modality.VIDEO: "camera", Modality.AUDIO: "microphone", Modality.CHAT: 
 
 MAX_CONNECTIONS: Final = 8
 """Of one participant at once, those included that are still to connect."""
-MESSAGES_PER_S: Final = 50
+MESSAGES_PER_S: Final = 20
 """Of one connection, read; what comes beyond costs no more than its arrival."""
-MESSAGE_BURST: Final = 200
+MESSAGE_BURST: Final = 100
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

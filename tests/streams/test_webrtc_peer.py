@@ -17,6 +17,7 @@ from counterpoint.streams.feed import LiveSource
 from counterpoint.streams.runtime import SystemRuntime
 from counterpoint.streams.types import NS_PER_S, AudioChunk, ClockUpdate, Modality, Tier, VideoFrame
 from counterpoint.streams.webrtc import Peer, PeerSettings
+from counterpoint.streams.webrtc.channels import ERROR_BURST
 from tests.support.webrtc import (
     WAIT_S,
     Client,
@@ -159,6 +160,26 @@ def test_texts_both_ways_and_everything_else_refused_with_a_reason(
         assert sum(stats.refused.values()) == 2
         assert feed.items == []
         assert not peer.send("too late")
+
+    asyncio.run(main())
+
+
+def test_a_flood_of_nonsense_is_not_answered_message_by_message(runtime: SystemRuntime) -> None:
+    async def main() -> None:
+        peer = Peer("viewer", runtime, SETTINGS)
+        client = Client(channel_label="chat")
+        async with running(peer, client, CollectingFeed(runtime)):
+            await client.until_open()
+            assert client.channel is not None
+            flood = 3 * ERROR_BURST
+            for _ in range(flood):
+                client.channel.send(b"\x00")
+            await until(lambda: sum(peer.stats().refused.values()) == flood)
+            stats = peer.stats()
+            assert stats.sent >= ERROR_BURST
+            assert stats.errors_untold > 0
+            assert stats.sent + stats.errors_untold == flood
+            await client.until_received(stats.sent)
 
     asyncio.run(main())
 

@@ -95,9 +95,5 @@ def pong(number: int, wall_ns: int) -> str:
     return _write({"type": "pong", "id": number, "engine_wall_ms": wall_ns / 1e6})
 
 
-def error(reason: str) -> str:
-    return _write({"type": "error", "reason": reason})
-
-
 def _write(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from counterpoint.engine.engine import Engine
-from counterpoint.engine.live import messages
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.server.port import RefusedError
 from counterpoint.engine.session import Session, Summary
@@ -43,15 +42,13 @@ class Connection:
     _messages: TokenBucket = field(
         default_factory=lambda: TokenBucket(per_s=MESSAGES_PER_S, burst=MESSAGE_BURST)
     )
-    _complaints: TokenBucket = field(default_factory=lambda: TokenBucket(per_s=1, burst=1))
 
     def takes_message(self, now_ns: int) -> bool:
-        """Whether one more may be read now. Where not, the peer is told, once a second at most."""
+        """Whether one more may be read now. Where not, the peer is told."""
         if self._messages.take(now_ns):
             return True
         self.unread += 1
-        if self._complaints.take(now_ns):
-            self.peer.send(messages.error(f"too many messages: {MESSAGES_PER_S} a second are read"))
+        self.peer.complain(f"too many messages: {MESSAGES_PER_S} a second are read")
         return False
 
 
@@ -169,6 +166,7 @@ def _peer(peer: Peer) -> dict[str, Any]:
         "refused": dict(stats.refused),
         "sent": stats.sent,
         "unsent": stats.unsent,
+        "errors_untold": stats.errors_untold,
     }
     connection = {
         "channel": channel,

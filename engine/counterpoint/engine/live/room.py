@@ -357,7 +357,7 @@ class Room:
             else:
                 self.chat(participant.name, said.text)
         except (UsageError, FailedError) as error:
-            connection.peer.send(messages.error(str(error)))
+            connection.peer.complain(str(error))
 
     def chat(self, author: str, text: str) -> None:
         """A participant's line is their own voice; anybody else's is heard by all.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Final
 
 from aiortc import InvalidStateError, RTCDataChannel
 
+from counterpoint.streams.rate import TokenBucket
 from counterpoint.streams.types import DropCounter
 from counterpoint.streams.webrtc.settings import PeerSettings
 
 MAX_CHANNELS = 8
 BINARY = "binary message: this channel takes text only"
+ERRORS_PER_S: Final = 2
+"""Told to one client. Answering each message of a flood would cost more than the flood."""
+ERROR_BURST: Final = 20
 
 
 class Channels:
@@ -21,6 +26,7 @@ class Channels:
         on_text: called with each text; not after `close`.
         on_open: called when the first channel is open.
         on_message: called with each message, before it is looked at.
+        now_ns: a clock.
     """
 
     def __init__(
@@ -29,15 +35,19 @@ class Channels:
         on_text: Callable[[str], None] | None,
         on_open: Callable[[], None] | None,
         on_message: Callable[[], None],
+        now_ns: Callable[[], int],
     ) -> None:
         self.messages = 0
         self.sent = 0
         self.unsent = 0
+        self.errors_untold = 0
         self.refused = DropCounter()
         self._settings = settings
         self._on_text = on_text
         self._on_open = on_open
         self._on_message = on_message
+        self._now_ns = now_ns
+        self._errors = TokenBucket(per_s=ERRORS_PER_S, burst=ERROR_BURST)
         self._channels: list[RTCDataChannel] = []
 
     def add(self, channel: RTCDataChannel) -> None:
@@ -48,7 +58,7 @@ class Channels:
             channel.close()
             return
         self._channels.append(channel)
-        channel.on("message", lambda message: self._take(channel, message))
+        channel.on("message", lambda message: self._take(message))
         if len(self._channels) == 1 and self._on_open is not None:
             self._on_open()
 
@@ -59,6 +69,13 @@ class Channels:
                 return self._send(channel, text)
         self.unsent += 1
         return False
+
+    def complain(self, reason: str) -> None:
+        """Tell the client why something of its was refused, or only count where it is too often."""
+        if self._errors.take(self._now_ns()):
+            self.send(json.dumps({"type": "error", "reason": reason}))
+        else:
+            self.errors_untold += 1
 
     def close(self) -> None:
         """Nothing is taken or sent any more."""
@@ -84,18 +101,18 @@ class Channels:
         self.sent += 1
         return True
 
-    def _take(self, channel: RTCDataChannel, message: str | bytes) -> None:
+    def _take(self, message: str | bytes) -> None:
         self._on_message()
         most = self._settings.max_message_bytes
         if isinstance(message, bytes):
-            self._refuse(channel, BINARY)
+            self._refuse(BINARY)
         elif len(message.encode()) > most:
-            self._refuse(channel, f"message too long: at most {most} bytes are taken")
+            self._refuse(f"message too long: at most {most} bytes are taken")
         else:
             self.messages += 1
             if self._on_text is not None:
                 self._on_text(message)
 
-    def _refuse(self, channel: RTCDataChannel, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         self.refused.add(reason)
-        self._send(channel, json.dumps({"type": "error", "reason": reason}))
+        self.complain(reason)

@@ -59,7 +59,9 @@ class Peer:
         self._runtime = runtime
         self._drops = DropCounter()
         self._changed = asyncio.Event()
-        self._channels = Channels(self.settings, on_text, on_open, self._note_message)
+        self._channels = Channels(
+            self.settings, on_text, on_open, self._note_message, runtime.now_ns
+        )
         self._last_message_ns: int | None = None
         self._connection = Connection(
             ice_servers=self.settings.ice_servers,
@@ -156,6 +158,13 @@ class Peer:
         """
         return self._channels.send(text)
 
+    def complain(self, reason: str) -> None:
+        """Tell the client why something of its was refused: ``{"type": "error", "reason": …}``.
+
+        A client that does much wrong hears of it twice a second; the rest is counted.
+        """
+        self._channels.complain(reason)
+
     @property
     def channel_open(self) -> bool:
         """Whether there is a data channel to send on."""
@@ -241,6 +250,7 @@ class Peer:
             refused=dict(self._channels.refused.by_reason),
             sent=self._channels.sent,
             unsent=self._channels.unsent,
+            errors_untold=self._channels.errors_untold,
         )
 
     def _make_tracks(self) -> None:

@@ -129,6 +129,7 @@ class PeerStats:
         messages: texts received on data channels, ``refused`` ones by reason left out.
         refused: messages that were refused, by reason.
         sent: texts sent; ``unsent`` ones had no channel that could take them.
+        errors_untold: refusals that the client was not told of: there were too many.
     """
 
     state: str
@@ -142,3 +143,4 @@ class PeerStats:
     refused: Mapping[str, int] = field(default_factory=dict)
     sent: int = 0
     unsent: int = 0
+    errors_untold: int = 0

@@ -69,6 +69,9 @@ DATA_BYTES_PER_S: Final = 32_000
 DATA_BURST_BYTES: Final = 128_000
 """Of one client, on all of its data channels. What is beyond is lost, as on a narrow link, so that
 its sender slows down: a megabyte costs the loop more than minutes of anybody's media."""
+DATAGRAM_BYTES: Final = 320
+"""What a datagram counts for at least: the work is in each of them, not in its bytes. So a hundred
+a second pass, which is what a client needs to acknowledge the predictions of eight participants."""
 MAX_SSRCS: Final = 32
 """aiortc keeps something for every SSRC that it has ever seen."""
 # aiortc's own, and the same for peers whose certificate has an RSA key (GStreamer).
@@ -406,4 +409,4 @@ class Connection:
         """A sender of data that does not heed its window could fill the memory."""
         if private(self._pc.sctp, RECEIVE_WINDOW) <= 0:
             return False
-        return self._data_bytes.take(self._now_ns(), max(1, len(data)))
+        return self._data_bytes.take(self._now_ns(), max(DATAGRAM_BYTES, len(data)))

@@ -36,6 +36,18 @@ def test_many_tokens_at_once() -> None:
         bucket.take(0, 0)
 
 
+def test_what_is_charged_is_owed_up_to_a_burst() -> None:
+    bucket = TokenBucket(per_s=10, burst=5)
+    bucket.charge(0, 3)
+    assert bucket.take(0, 2)
+    assert not bucket.take(0)
+    bucket.charge(0, 2)  # two more than there are
+    assert bucket.wait_ns(0) == 300 * MS
+    bucket.charge(0, 1_000)
+    assert bucket.wait_ns(0) == 600 * MS
+    assert bucket.take(600 * MS)
+
+
 @pytest.mark.parametrize("per_s", [0, -1, 2e9, float("nan")])
 def test_rates_that_are_none(per_s: float) -> None:
     with pytest.raises(ValueError, match="per_s"):
@@ -72,6 +84,14 @@ def test_no_more_passes_in_any_span_than_burst_and_rate_allow(
     for first, start_ns in enumerate(passed):
         for last in range(first, len(passed)):
             assert last - first + 1 <= burst + (passed[last] - start_ns) // token_ns
+
+
+def test_a_charge_is_that_keys_alone() -> None:
+    buckets = TokenBuckets(per_s=1, burst=2)
+    buckets.charge("a", 0, 3)
+    assert buckets.wait_ns("a", 0) == 2 * NS_PER_S
+    assert buckets.take("b", 0)
+    assert len(buckets) == 2
 
 
 def test_each_key_has_its_own_bucket() -> None:

@@ -38,6 +38,12 @@ class TokenBucket:
         self._full_at_ns = self._base_ns(now_ns) + count * self._token_ns
         return True
 
+    def charge(self, now_ns: int, count: int) -> None:
+        """Take ``count`` tokens, also those that are not there yet: at most as many as the bucket
+        holds are owed."""
+        most_ns = now_ns + 2 * self._burst_ns
+        self._full_at_ns = min(self._base_ns(now_ns) + count * self._token_ns, most_ns)
+
     def wait_ns(self, now_ns: int, count: int = 1) -> int:
         """How long until ``count`` tokens are there if none is taken; 0: now.
 
@@ -89,6 +95,13 @@ class TokenBuckets:
         self._buckets.move_to_end(key)
         self._forget(now_ns)
         return True
+
+    def charge(self, key: str, now_ns: int, count: int) -> None:
+        """As `TokenBucket.charge`, to the bucket of ``key``."""
+        bucket = self._buckets.pop(key, None) or TokenBucket(per_s=self._per_s, burst=self._burst)
+        bucket.charge(now_ns, count)
+        self._buckets[key] = bucket
+        self._forget(now_ns)
 
     def _forget(self, now_ns: int) -> None:
         while next(iter(self._buckets.values())).full(now_ns):

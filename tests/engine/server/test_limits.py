@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
-from counterpoint.engine.server.limits import PUT_OFF_NS, Slots, counted_address, host_name
+from counterpoint.engine.server.limits import (
+    PUT_OFF_NS,
+    TOO_LARGE_COSTS,
+    Slots,
+    counted_address,
+    host_name,
+)
 from tests.support.http_server import SDP, Served, refusal, request_head, served, until_cut_off
 from tests.support.live_sessions import OFFER
 from tests.support.predictions import make_prediction
@@ -50,6 +57,30 @@ def test_a_flood_from_one_client_is_put_off_and_others_are_not() -> None:
             assert len(server.sessions.chats) == len(taken) + 20
             series = server.app.state.counters.series()
             assert series['http_refused_total{reason="rate"}'] == len(put_off)
+
+    asyncio.run(run())
+
+
+def test_bodies_too_large_use_up_a_clients_requests_sooner() -> None:
+    async def run() -> None:
+        burst = 2 * (1 + TOO_LARGE_COSTS)
+        async with served(
+            requests_per_s=0.001, request_burst=burst, max_body_bytes=1_024
+        ) as server:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"x" * 1_025
+
+            # Whether the length is said before or not; the third is one too many.
+            answers = [
+                await server.client.post("/whip/show", content=body, headers=SDP)
+                for body in (b"x" * 1_025, pieces(), OFFER.encode())
+            ]
+            assert [refusal(answer) for answer in answers] == [
+                (413, "size"),
+                (413, "size"),
+                (429, "rate"),
+            ]
 
     asyncio.run(run())
 

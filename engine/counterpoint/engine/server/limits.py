@@ -30,6 +30,8 @@ _EXPOSE_HEADERS: Final = "Location, ETag, Link, Retry-After, Accept-Post"
 _PREFLIGHT_S: Final = 600
 _NS_PER_S: Final = 1_000_000_000
 PUT_OFF_NS: Final = _NS_PER_S // 4
+TOO_LARGE_COSTS: Final = 10
+"""Requests that one with too large a body counts for, beside itself: all of it still comes in."""
 
 
 class Slots:
@@ -100,7 +102,7 @@ class Guard:
         self._counters.in_work = self._slots.in_use
         answer.on_stream = lambda: self._give_slot(address)
         try:
-            await self._app(scope, self._limited(headers, receive), answer.send)
+            await self._app(scope, self._limited(headers, address, receive), answer.send)
         finally:
             if not answer.is_stream:
                 self._give_slot(address)
@@ -123,7 +125,7 @@ class Guard:
             raise HttpError(431, "head", f"the head is larger than {MAX_HEAD_BYTES} bytes")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.max_body_bytes:
-            raise self._too_large()
+            raise self._too_large(address)
 
     def _is_allowed(self, origin: str, scope: Scope, headers: Headers) -> bool:
         own = f"{scope['scheme']}://{headers.get('host', '')}".lower()
@@ -137,12 +139,13 @@ class Guard:
         self._slots.give(address)
         self._counters.in_work = self._slots.in_use
 
-    def _too_large(self) -> HttpError:
+    def _too_large(self, address: str) -> HttpError:
+        self._rates.charge(address, self._runtime.now_ns(), TOO_LARGE_COSTS)
         kib = self._settings.max_body_bytes // 1024
         # Not closed at once, or the client might lose this answer; see `serve` for the rest.
         return HttpError(413, "size", f"the body is larger than {kib} KiB")
 
-    def _limited(self, headers: Headers, receive: Receive) -> Receive:
+    def _limited(self, headers: Headers, address: str, receive: Receive) -> Receive:
         """``receive`` that gives up on a body too large or too slow."""
         if "content-length" not in headers and "transfer-encoding" not in headers:
             return receive
@@ -165,7 +168,7 @@ class Guard:
             more = message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._settings.max_body_bytes:
-                raise self._too_large()
+                raise self._too_large(address)
             return message
 
         return limited

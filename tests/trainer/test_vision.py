@@ -25,6 +25,7 @@ from counterpoint.trainer.affect.vision import (
     VisionModel,
     augment,
     one_cycle,
+    size_at,
     train_vision,
 )
 from counterpoint.trainer.affect.vision_start import load_encoder, start_from
@@ -170,6 +171,19 @@ def test_augment_covers_a_part_of_each_face_where_asked() -> None:
         inside = (values > 0) & (values < 1)
         assert int(inside.sum()) > 100
         assert 0.005 * 48**2 < int(counts[inside].max()) < 0.25 * 48**2
+
+
+def test_pictures_grow_over_a_phase() -> None:
+    phase = dataclasses.replace(STILL, smallest=32)
+    assert [size_at(epoch / 6, phase, 48) for epoch in range(6)] == [32, 32, 40, 40, 48, 48]
+    assert {size_at(epoch / 6, STILL, 48) for epoch in range(6)} == {48}
+    pictures = torch.zeros(4, 1, 48, 48)
+    pictures[:, :, :, 24:] = 1
+    found = augment(pictures, STILL, torch.Generator().manual_seed(0), 32)
+    assert found.shape == (4, 1, 32, 32)
+    # Each half of it is of one brightness, as before, whichever side the bright one is on now.
+    for picture in found:
+        assert abs(float(picture[0, :, :15].mean() - picture[0, :, 17:].mean())) > 0.5
 
 
 def test_the_schedule_is_torchs_one_cycle() -> None:

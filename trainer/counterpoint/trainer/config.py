@@ -18,6 +18,7 @@ class VisionPhase:
         still: the early blocks and what batch normalisation measures stay as they are.
         degrade_share, erase_share: shares of the pictures that lose detail, or a rectangle.
         bfloat16: multiply in it where the processor has the instructions.
+        smallest: edge of the pictures at the beginning, px; 48 at the end.
     """
 
     epochs: int
@@ -32,6 +33,7 @@ class VisionPhase:
     degrade_share: float
     erase_share: float
     bfloat16: bool
+    smallest: int = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +49,14 @@ class VisionConfig:
     dropout: float = 0.25
     calibration_share: float = 0.1
     first: VisionPhase = VisionPhase(
-        epochs=26, learning_rate=3e-3, warm_up=0.2, weight_decay=0.02, average=0.0, still=False,
-        rotation_degrees=14.0, zoom=0.14, shift=0.10, degrade_share=0.3, erase_share=0.0,
-        bfloat16=True,
+        epochs=42, learning_rate=3e-3, warm_up=0.2, weight_decay=0.05, average=0.0, still=False,
+        rotation_degrees=14.0, zoom=0.14, shift=0.10, degrade_share=0.25, erase_share=0.2,
+        bfloat16=True, smallest=32,
     )  # fmt: skip
     finish: VisionPhase = VisionPhase(
         epochs=3, learning_rate=5e-4, warm_up=0.1, weight_decay=0.05, average=0.99, still=True,
         rotation_degrees=8.0, zoom=0.08, shift=0.05, degrade_share=0.1, erase_share=0.1,
-        bfloat16=False,
+        bfloat16=True,
     )  # fmt: skip
 
     @property
@@ -131,17 +133,18 @@ class TextConfig:
         shares: of the lines drawn, by set.
         balance: 0 draws the classes of a set as they occur, 1 equally often.
         style_weight: of the loss of the guess where a line comes from.
+        bfloat16: let the encoder multiply in it where the processor has the instructions.
     """
 
     start: str = ""
-    epochs: int = 40
-    falling_epochs: int = 12
+    epochs: int = 70
+    falling_epochs: int = 20
     lines_per_epoch: int = 3_000
     batch_size: int = 32
-    tuned_layers: int = 4
+    tuned_layers: int = 6
     layer_decay: float = 0.85
-    encoder_learning_rate: float = 1.5e-4
-    encoder_dropout: float = 0.05
+    encoder_learning_rate: float = 1.2e-4
+    encoder_dropout: float = 0.1
     learning_rate: float = 1e-3
     ngram_learning_rate: float = 3e-3
     weight_decay: float = 0.02
@@ -149,10 +152,10 @@ class TextConfig:
     ngram_dropout: float = 0.3
     shares: dict[str, float] = field(
         default_factory=lambda: {
-            "semeval": 0.2,
-            "goemotions": 0.41,
-            "meld": 0.32,
-            "tweeteval_emotion": 0.07,
+            "semeval": 0.22,
+            "goemotions": 0.44,
+            "meld": 0.24,
+            "tweeteval_emotion": 0.1,
         }
     )
     balance: dict[str, float] = field(
@@ -164,6 +167,7 @@ class TextConfig:
         }
     )
     style_weight: float = 0.15
+    bfloat16: bool = True
 
     @classmethod
     def going_on(cls, bundle: str) -> TextConfig:

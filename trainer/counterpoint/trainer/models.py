@@ -3,7 +3,7 @@
 Shapes are those of the engine's graph roles. N is the batch; every other axis that a graph of the
 bundle has is fixed, so that an exported graph has one dynamic axis only.
 
-Sizes: vision about 0.5 M parameters, audio about 0.25 M, text head about 0.15 M.
+Sizes: vision about 1.5 M parameters, audio about 0.25 M, text head about 0.15 M.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ class VisionEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
-        for width, convolutions in ((32, 2), (64, 2), (128, 2), (160, 1)):
+        # Two thirds of the multiplications are at 48 and 24 px, a twentieth of the weights: depth
+        # and width cost least where pictures are small.
+        for width, convolutions in ((32, 2), (64, 2), (128, 3), (256, 2)):
+            if layers:
+                layers += [nn.MaxPool2d(2), nn.Dropout2d(dropout / 2)]
             for _ in range(convolutions):
                 layers += _conv_block(channels, width)
                 channels = width
-            if width != 160:
-                layers += [nn.MaxPool2d(2), nn.Dropout2d(dropout / 2)]
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(2 * channels, VISION_DIM)

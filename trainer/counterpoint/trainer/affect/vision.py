@@ -57,14 +57,28 @@ def normalise(images: Tensor, mean: float, std: float) -> Tensor:
     return (images.to(torch.float32).unsqueeze(1) / 255 - mean) / std
 
 
-def augment(pictures: Tensor, phase: VisionPhase, generator: torch.Generator) -> Tensor:
+def size_at(progress: float, phase: VisionPhase, full: int) -> int:
+    """Edge of the pictures learned from at a share of a phase, in px: ``smallest`` for the first
+    third, ``full`` for the last, between them in the middle.
+
+    Small pictures first (progressive learning, Tan & Le 2021, arXiv:2104.00298) cost less than
+    half, so there is time for more of them; the pooling at the end takes any size.
+    """
+    step = min(2, int(3 * progress))
+    return phase.smallest + (full - phase.smallest) * step // 2
+
+
+def augment(
+    pictures: Tensor, phase: VisionPhase, generator: torch.Generator, size: int | None = None
+) -> Tensor:
     """Flip, turn, zoom, shift, light, a part covered, and the loss of detail of streamed video.
 
     Args:
         pictures: (N, 1, 48, 48) float32, 0..1.
+        size: edge of what is returned, px; as they are where it is not given.
 
     Returns:
-        The same shape; all work is done once for the batch.
+        (N, 1, size, size); all work is done once for the batch.
     """
     count = len(pictures)
 
@@ -80,15 +94,16 @@ def augment(pictures: Tensor, phase: VisionPhase, generator: torch.Generator) ->
             torch.stack((zoom * angle.sin() * flip, zoom * angle.cos(), _shift(uniform, phase))),
         )
     ).permute(2, 0, 1)
-    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    edge = pictures.shape[2] if size is None else size
+    grid = F.affine_grid(theta, [count, 1, edge, edge], align_corners=False)
     out = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
     # A face in a stream may be 16 to 40 pixels wide: shrink a share of the batch and blow it up
     # again. One size a batch keeps it one operation.
     degraded = int(count * phase.degrade_share)
-    size = int(torch.randint(16, 41, (), generator=generator))
-    small = F.interpolate(out[:degraded], size=(size, size), mode="area")
-    blurred = F.interpolate(small, size=pictures.shape[2:], mode="bilinear", align_corners=False)
+    left = min(int(torch.randint(16, 41, (), generator=generator)), edge)
+    small = F.interpolate(out[:degraded], size=(left, left), mode="area")
+    blurred = F.interpolate(small, size=(edge, edge), mode="bilinear", align_corners=False)
     out = torch.cat((blurred, out[degraded:]))
 
     contrast = uniform(0.75, 1.25).view(-1, 1, 1, 1)
@@ -327,9 +342,10 @@ def run_phase(name: str, fit: Training, lesson: Lesson, record: StageRecord) -> 
         total, since = 0.0, time.process_time()
         order = lesson.training[torch.randperm(len(lesson.training), generator=generator)]
         parts = order.split(lesson.batch_size)  # type: ignore[no-untyped-call]
+        size = size_at(epoch / phase.epochs, phase, lesson.images.shape[2])
         for batch, rows in enumerate(parts):
             pictures = augment(
-                lesson.images[rows].to(torch.float32).unsqueeze(1) / 255, phase, generator
+                lesson.images[rows].to(torch.float32).unsqueeze(1) / 255, phase, generator, size
             )
             pace = one_cycle(epoch * batches + batch, phase.epochs * batches, phase)
             loss = fit.step((pictures - lesson.mean) / lesson.std, lesson.soft[rows], *pace)

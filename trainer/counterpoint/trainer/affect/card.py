@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def model_card(
     text = stages["text"]["metrics"]
     fusion = stages["fusion"]["metrics"]
     removed = text["removed_from_training"]
+    started = _digests(stages)
     template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     return template.format(
         licence=LICENCE_NOTICE,
@@ -75,24 +77,44 @@ def model_card(
         tweets_of_four=_tweets_of_four(text),
         calibration=_calibration(metrics),
         subsets=_subsets(metrics, fusion["temperatures"]),
-        epochs_vision=config.vision.epochs,
-        epochs_audio=config.audio.epochs,
-        epochs_text=config.text.epochs,
+        **_epochs(stages, config),
         seed=config.seed,
         tuned_layers=config.text.tuned_layers,
         minutes="; ".join(f"{name} {_minutes(stage):.1f}" for name, stage in stages.items()),
-        start=" --start BUNDLE" if _started(stages) else "",
+        start=f" ({' and '.join(started)} with `--start BUNDLE`)" if started else "",
         started=_started(stages),
     )
 
 
-def _started(stages: Mapping[str, Mapping[str, Any]]) -> str:
-    """From which bundle which stages have gone on; empty where all began from nothing."""
-    digests = {
+def _digests(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Stages that have gone on from a bundle, and from which."""
+    return {
         name: stage["metrics"]["started_from"]
         for name, stage in stages.items()
         if "started_from" in stage["metrics"]
     }
+
+
+def _epochs(stages: Mapping[str, Mapping[str, Any]], config: AffectConfig) -> dict[str, int]:
+    """Of these runs alone: what a stage went on from had its own."""
+    started = _digests(stages)
+    vision, audio, text = config.vision, config.audio, config.text
+    if "vision" in started:
+        vision = replace(vision, start=started["vision"])
+    if "audio" in started:
+        audio = replace(audio, start=started["audio"])
+    if "text" in started:
+        text = text.going_on(started["text"])
+    return {
+        "epochs_vision": vision.epochs,
+        "epochs_audio": audio.epochs,
+        "epochs_text": text.epochs,
+    }
+
+
+def _started(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """From which bundle which stages have gone on; empty where all began from nothing."""
+    digests = _digests(stages)
     if not digests:
         return ""
     parts = ", ".join(f"{name} ({digest[:12]})" for name, digest in digests.items())

@@ -202,9 +202,7 @@ def test_batches_hold_each_row_once_and_little_padding() -> None:
 @pytest.mark.parametrize(("rows", "most"), [(33, 9), (34, 8), (1, 1), (9, 9)])
 def test_no_row_is_left_alone_in_a_batch(rows: int, most: int) -> None:
     ids = [torch.zeros(3).numpy()] * rows
-    batches = batches_of_like_length(
-        torch.arange(rows), ids, 8, torch.Generator().manual_seed(0)
-    )
+    batches = batches_of_like_length(torch.arange(rows), ids, 8, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(rows))
     assert max(len(batch) for batch in batches) == most
     assert rows == 1 or min(len(batch) for batch in batches) > 1

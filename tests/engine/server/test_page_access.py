@@ -205,8 +205,10 @@ def test_no_width_scrolls_sideways(stage: Stage, width: int, tmp_path: Path) -> 
 
 
 def linear(css: str) -> Colour:
-    """``rgb(r, g, b)`` or ``#rrggbb`` to linear sRGB (IEC 61966-2-1)."""
-    if css.startswith("#"):
+    """``rgb(r, g, b)``, ``color(srgb r g b)`` or ``#rrggbb`` to linear sRGB (IEC 61966-2-1)."""
+    if css.startswith("color(srgb "):  # what is mixed, as under the pointer
+        channels = [255 * float(part) for part in css[len("color(srgb ") : -1].split()[:3]]
+    elif css.startswith("#"):
         channels = [float(int(css[at : at + 2], 16)) for at in (1, 3, 5)]
     else:
         channels = [float(part) for part in css.strip("rgba()").split(",")[:3]]

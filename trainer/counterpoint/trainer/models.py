@@ -3,7 +3,7 @@
 Shapes are those of the engine's graph roles. N is the batch; every other axis that a graph of the
 bundle has is fixed, so that an exported graph has one dynamic axis only.
 
-Sizes: vision about 1.5 M parameters, audio about 0.25 M, text head about 0.15 M.
+Sizes: vision about 1.4 M parameters, audio about 0.25 M, text head about 0.15 M.
 """
 
 from __future__ import annotations

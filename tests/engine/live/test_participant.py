@@ -49,7 +49,7 @@ def test_a_flood_of_messages_is_not_read_and_its_sender_is_told(bundle: Path) ->
         client = Client(channel_label="counterpoint")
         await enter(rooms, client)
         assert client.channel is not None
-        flood = 4 * MESSAGE_BURST
+        flood = 3 * MESSAGE_BURST
         for number in range(flood):
             client.channel.send(json.dumps({"type": "ping", "id": number}))
 

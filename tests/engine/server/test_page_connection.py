@@ -98,7 +98,9 @@ def test_an_engine_that_falls_silent_is_joined_anew(stage: Stage) -> None:
         engine.pongs = True
         await engine.peer(1)
         await expect(page.locator("#state")).to_have_text("Connected")
-        assert engine.deleted == [("/whip/demo/0", None)]  # the old one is not left behind
+        # The old one is not left behind. A machine that stands still for three seconds looks to
+        # the page like an engine that does, so the new one may have gone the same way.
+        assert engine.deleted[0] == ("/whip/demo/0", None)
 
     stage.play(scene)
 

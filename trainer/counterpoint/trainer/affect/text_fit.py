@@ -41,6 +41,7 @@ from counterpoint.trainer.data.text import (
 from counterpoint.trainer.fit.checkpoint import read_checkpoint, write_checkpoint
 from counterpoint.trainer.labels import SENTIMENT, UNLABELLED
 from counterpoint.trainer.models import NgramBag
+from counterpoint.trainer.records import multiplies_in_bfloat16
 from counterpoint.trainer.sentence import SentenceEncoder
 
 SPEC = ChatSpec()
@@ -209,8 +210,7 @@ def _epoch(
     tuned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     batches = batches_of_like_length(drawn, ids, config.batch_size, generator)
     total = 0.0
-    # Without the instructions it is slower, not faster.
-    bfloat16 = config.bfloat16 and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    bfloat16 = config.bfloat16 and multiplies_in_bfloat16()
     for index, rows in enumerate(batches):
         factor = rate_factor(epoch + (index + 1) / len(batches), config)
         for group in optimiser.param_groups:

@@ -31,6 +31,7 @@ from counterpoint.trainer.metrics import accuracy, macro_f1, macro_recall
 from counterpoint.trainer.models import VISION_DIM, VisionEncoder
 from counterpoint.trainer.records import (
     StageRecord,
+    multiplies_in_bfloat16,
     save_arrays,
     save_weights,
     seed_everything,
@@ -169,8 +170,7 @@ class Training:
         self.recipe = recipe
         self.epoch = 0
         self.cpu_seconds = 0.0
-        # Without the instructions it is ten times slower, not faster.
-        self.bfloat16 = phase.bfloat16 and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        self.bfloat16 = phase.bfloat16 and multiplies_in_bfloat16()
         if phase.still:
             self.model.encoder.early().requires_grad_(False)
         learned = [weight for weight in self.model.parameters() if weight.requires_grad]

@@ -40,12 +40,14 @@ from tests.support.bundles import tiny_bundle
 pytestmark = pytest.mark.trainer
 
 STILL = dataclasses.replace(
-    VisionConfig().finish, rotation_degrees=0, zoom=0, shift=0, degrade_share=0, erase_share=0
-)
+    VisionConfig().second, rotation_degrees=0, zoom=0, shift=0, degrade_share=0, erase_share=0,
+    dropout=0.0,
+)  # fmt: skip
 LEARN = dataclasses.replace(STILL, epochs=2, learning_rate=3e-3, average=0, still=False)
 FINISH = dataclasses.replace(STILL, epochs=2, average=0.5)
+AGAIN = dataclasses.replace(LEARN, epochs=1, dropout=0.1)
 SHORT = AffectConfig(
-    seed=3, vision=VisionConfig(batch_size=32, dropout=0.0, first=LEARN, finish=FINISH)
+    seed=3, vision=VisionConfig(batch_size=32, first=LEARN, second=FINISH, third=AGAIN)
 )
 
 
@@ -70,13 +72,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result(folder: Path) -> dict[str, Tensor]:
-    model = VisionModel(SHORT.vision)
+    model = VisionModel()
     load_weights(folder / "vision" / "model.safetensors", model)
     return model.state_dict()
 
 
 @pytest.mark.usefixtures("made_up")
-@pytest.mark.parametrize("saves", [1, 2, 3])
+@pytest.mark.parametrize("saves", [1, 2, 3, 4])
 def test_an_interrupted_fit_ends_at_the_same_weights(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
@@ -119,7 +121,7 @@ def test_it_learns(whole: Path) -> None:
 
 def test_the_second_phase_leaves_the_early_blocks_and_what_they_measured() -> None:
     torch.manual_seed(0)
-    fit = Training(VisionModel(SHORT.vision), FINISH, torch.Generator(), "")
+    fit = Training(VisionModel(), FINISH, torch.Generator(), "")
     before = {name: value.clone() for name, value in fit.model.state_dict().items()}
     fit.step(torch.randn(8, 1, 48, 48), torch.eye(7)[[0, 1, 2, 3, 4, 5, 6, 0]], 1e-3, 0.9)
     after = fit.model.state_dict()
@@ -138,7 +140,7 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     path = tmp_path / "progress.safetensors"
 
     def fresh(recipe: str) -> Training:
-        return Training(VisionModel(SHORT.vision), LEARN, torch.Generator(), recipe)
+        return Training(VisionModel(), LEARN, torch.Generator(), recipe)
 
     fit = fresh("a")
     assert not fit.restore(path)
@@ -223,7 +225,7 @@ def test_an_exported_encoder_is_read_back_as_it_was(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_the_head_of_a_bundle_is_where_the_stage_begins() -> None:
     bundle = load_bundle(default_bundle_path())
-    model = VisionModel(VisionConfig())
+    model = VisionModel()
     assert start_from(bundle.root, model) == bundle.digest
     embedding = torch.tanh(torch.randn(6, 1, VISION_DIM)).repeat(1, 8, 1)
     inputs = {"vision": embedding.numpy(), "vision_mask": np.ones((6, 8), np.float32)}
@@ -243,7 +245,7 @@ def test_the_head_of_a_bundle_is_where_the_stage_begins() -> None:
 def test_a_bundle_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "other").root
     with pytest.raises(UsageError, match="other: its vision part is no start"):
-        start_from(bundle, VisionModel(VisionConfig()))
+        start_from(bundle, VisionModel())
 
 
 @pytest.mark.usefixtures("made_up")
@@ -252,7 +254,7 @@ def test_a_start_stands_in_place_of_the_first_phase(
 ) -> None:
     short = dataclasses.replace(FINISH, epochs=1)
     config = dataclasses.replace(
-        SHORT, vision=dataclasses.replace(SHORT.vision, start="given", finish=short)
+        SHORT, vision=dataclasses.replace(SHORT.vision, start="given", second=short)
     )
     monkeypatch.setattr(vision, "start_from", lambda bundle, model: f"digest of {bundle}")
     train_vision(Path(), tmp_path, config)

@@ -18,6 +18,7 @@ class VisionPhase:
         still: the early blocks and what batch normalisation measures stay as they are.
         degrade_share, erase_share: shares of the pictures that lose detail, or a rectangle.
         bfloat16: multiply in it where the processor has the instructions.
+        dropout: share of the features that fall out before the embedding; half of it of the maps.
         smallest: edge of the pictures at the beginning, px; 48 at the end.
     """
 
@@ -25,6 +26,7 @@ class VisionPhase:
     learning_rate: float
     warm_up: float
     weight_decay: float
+    dropout: float
     average: float
     still: bool
     rotation_degrees: float
@@ -38,30 +40,46 @@ class VisionPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """``first`` learns all from nothing; ``finish`` goes on with pictures nearer to real ones.
+    """``first`` learns all from nothing; ``second`` goes on gently with pictures nearer to real
+    ones; ``third`` lets all learn once more (a warm restart, Loshchilov & Hutter 2017,
+    arXiv:1608.03983), with less in its way: after two phases faces that were learned from were
+    hardly better known than others (86.3 against 84.6 %).
 
     Fields whose name does not say it all:
-        start: folder of a bundle whose vision part is there in place of ``first``; empty: none.
+        start: folder of a bundle whose vision part is there in place of ``first``, and ``second``
+            is all that follows; empty: none.
     """
 
     start: str = ""
     batch_size: int = 128
-    dropout: float = 0.25
     calibration_share: float = 0.1
     first: VisionPhase = VisionPhase(
-        epochs=42, learning_rate=3e-3, warm_up=0.2, weight_decay=0.05, average=0.0, still=False,
-        rotation_degrees=14.0, zoom=0.14, shift=0.10, degrade_share=0.25, erase_share=0.2,
-        bfloat16=True, smallest=32,
+        epochs=42, learning_rate=3e-3, warm_up=0.2, weight_decay=0.05, dropout=0.25, average=0.0,
+        still=False, rotation_degrees=14.0, zoom=0.14, shift=0.10, degrade_share=0.25,
+        erase_share=0.2, bfloat16=True, smallest=32,
     )  # fmt: skip
-    finish: VisionPhase = VisionPhase(
-        epochs=3, learning_rate=5e-4, warm_up=0.1, weight_decay=0.05, average=0.99, still=True,
-        rotation_degrees=8.0, zoom=0.08, shift=0.05, degrade_share=0.1, erase_share=0.1,
-        bfloat16=True,
+    second: VisionPhase = VisionPhase(
+        epochs=3, learning_rate=5e-4, warm_up=0.1, weight_decay=0.05, dropout=0.25, average=0.99,
+        still=True, rotation_degrees=8.0, zoom=0.08, shift=0.05, degrade_share=0.1,
+        erase_share=0.1, bfloat16=True,
+    )  # fmt: skip
+    third: VisionPhase = VisionPhase(
+        epochs=60, learning_rate=1.5e-3, warm_up=0.1, weight_decay=0.05, dropout=0.1,
+        average=0.998, still=False, rotation_degrees=10.0, zoom=0.1, shift=0.07,
+        degrade_share=0.15, erase_share=0.15, bfloat16=True, smallest=40,
     )  # fmt: skip
 
     @property
+    def phases(self) -> dict[str, VisionPhase]:
+        """Those that are run, in order."""
+        # A bundle has no measures of batch normalisation for ``third`` to go on with.
+        if self.start:
+            return {"second": self.second}
+        return {"first": self.first, "second": self.second, "third": self.third}
+
+    @property
     def epochs(self) -> int:
-        return self.finish.epochs + (0 if self.start else self.first.epochs)
+        return sum(phase.epochs for phase in self.phases.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class VisionEncoder(nn.Module):
 
     BLOCK = 8  # modules of a block of two convolutions
 
-    def __init__(self, dropout: float = 0.25) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
@@ -46,13 +46,21 @@ class VisionEncoder(nn.Module):
         # and width cost least where pictures are small.
         for width, convolutions in ((32, 2), (64, 2), (128, 3), (256, 2)):
             if layers:
-                layers += [nn.MaxPool2d(2), nn.Dropout2d(dropout / 2)]
+                layers += [nn.MaxPool2d(2), nn.Dropout2d()]
             for _ in range(convolutions):
                 layers += _conv_block(channels, width)
                 channels = width
         self.features = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout()
         self.project = nn.Linear(2 * channels, VISION_DIM)
+        self.drop(0.25)
+
+    def drop(self, share: float) -> None:
+        """Let ``share`` of the pooled features fall out in training, and half of it of the maps."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = share / 2
+        self.dropout.p = share
 
     def forward(self, faces: Tensor) -> Tensor:
         if self.training:

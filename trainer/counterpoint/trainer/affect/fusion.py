@@ -134,7 +134,7 @@ def load_encoders(out: Path, config: AffectConfig) -> Encoders:
     Raises:
         UsageError: a stage has not run.
     """
-    vision, audio = VisionModel(config.vision), AudioModel(config.audio)
+    vision, audio = VisionModel(), AudioModel(config.audio)
     text = TextModel(config.text)
     load_weights(out / "vision" / "model.safetensors", vision)
     load_weights(out / "audio" / "model.safetensors", audio)

@@ -1,6 +1,6 @@
 """Stage ``vision``: the face encoder and its emotion head on FER+, crowd votes as soft labels.
 
-Two phases of a one-cycle schedule each, no checkpoint choice: what is there after the last epoch
+Phases of a one-cycle schedule each, no checkpoint choice: what is there after the last epoch
 counts.
 """
 
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from counterpoint.trainer.affect.vision_start import start_from
-from counterpoint.trainer.config import AffectConfig, VisionConfig, VisionPhase
+from counterpoint.trainer.config import AffectConfig, VisionPhase
 from counterpoint.trainer.data.ferplus import Faces, read_ferplus
 from counterpoint.trainer.labels import EMOTION
 from counterpoint.trainer.metrics import accuracy, macro_f1, macro_recall
@@ -43,9 +43,9 @@ CLASSES = len(EMOTION)
 class VisionModel(nn.Module):
     """Encoder and linear emotion head: faces (N, 1, 48, 48) -> logits (N, 7)."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.encoder = VisionEncoder(config.dropout)
+        self.encoder = VisionEncoder()
         self.emotion = nn.Linear(VISION_DIM, CLASSES)
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -171,6 +171,7 @@ class Training:
         self.epoch = 0
         self.cpu_seconds = 0.0
         self.bfloat16 = phase.bfloat16 and multiplies_in_bfloat16()
+        self.model.encoder.drop(phase.dropout)
         if phase.still:
             self.model.encoder.early().requires_grad_(False)
         learned = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -278,24 +279,22 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
         std=np.array(std, np.float64),
     )
 
-    model = VisionModel(vision)
+    model = VisionModel()
     size = sum(parameter.numel() for parameter in model.parameters())
     record.say(f"{len(training)} pictures, {size} parameters, left out {faces.left_out}")
     lesson = Lesson(
         images=images, soft=soft, hard=torch.from_numpy(faces.hard), training=training,
         calibration=calibration, mean=mean, std=std, batch_size=vision.batch_size,
     )  # fmt: skip
-    recipe: list[Any] = [config.seed, vision.batch_size, vision.dropout, vision.calibration_share]
-    phases = {"first": vision.first, "finish": vision.finish}
+    recipe: list[Any] = [config.seed, vision.batch_size, vision.calibration_share]
     if vision.start:
         record.metrics["started_from"] = start_from(Path(vision.start), model)
         recipe.append(record.metrics["started_from"])
-        del phases["first"]
     spent = 0.0
-    for name, phase in phases.items():
+    for name, phase in vision.phases.items():
         recipe.append(dataclasses.asdict(phase))
-        # Seeded anew, so that the finish does not depend on whether the first phase ran just now.
-        seed = config.seed + (1 if phase is vision.first else 2)
+        # Seeded anew, so that a phase does not depend on whether those before it ran just now.
+        seed = config.seed + {"first": 1, "second": 2, "third": 3}[name]
         generator.manual_seed(seed)
         torch.manual_seed(seed)
         fit = Training(model, phase, generator, json.dumps(recipe))
@@ -306,7 +305,7 @@ def train_vision(data: Path, out: Path, config: AffectConfig) -> None:
     record.metrics |= {"fit_cpu_seconds": round(spent, 1)}
     record.metrics |= _score(model, valid, mean, std)
     record.say(f"FER+ valid: {record.metrics}")
-    for name in phases:
+    for name in vision.phases:
         _progress(record, name).unlink()
     record.finish()
 

@@ -266,7 +266,7 @@ def fused(mask: str = "110") -> Fused:
         )
         for modality in Modality
     }
-    return Fused(logits={}, contributions={}, parts=parts, mask=mask)
+    return Fused(logits={}, values={}, contributions={}, parts=parts, mask=mask)
 
 
 def heads(probabilities: tuple[float, ...]) -> dict[str, HeadResult]:

@@ -24,6 +24,7 @@ from counterpoint.engine.prediction import (
     VOLATILE_KEYS,
     HeadResult,
     ModalityReport,
+    NumberResult,
     Prediction,
     PredictionFormatError,
     StageTimes,
@@ -103,6 +104,20 @@ adaptations = st.builds(
         total=counts,
     ),
 )
+ranges = st.tuples(finite, finite).filter(
+    lambda ends: float(f"{ends[0]:.6g}") != float(f"{ends[1]:.6g}")
+)
+numbers = st.builds(
+    lambda value, ends, added: NumberResult(
+        value=value,
+        low=min(ends),
+        high=max(ends),
+        contributions=dict(zip(Modality, added, strict=True)),
+    ),
+    finite,
+    ranges,
+    st.tuples(finite, finite, finite),
+)
 predictions = st.builds(
     make_prediction,
     st.integers(1, 10**9),
@@ -117,6 +132,7 @@ predictions = st.builds(
     skipped_windows=counts,
     dropped=st.dictionaries(names, counts, max_size=3),
     stages=st.dictionaries(names, finite, max_size=4).map(lambda ms: StageTimes(ms=ms)),
+    numbers=st.dictionaries(names, numbers, max_size=2),
     adaptation=st.none() | adaptations,
 )
 
@@ -142,9 +158,19 @@ def test_the_schema_names_exactly_the_keys_of_a_document() -> None:
     value = document(make_prediction())
     assert list(value) == SCHEMA["required"]
     of_several = document(replace(make_prediction(), participants={"ann": 1.0, "bob": 0.0}))
-    adapted = document(replace(make_prediction(), participants={"ann": 1.0}, adaptation=ADAPTED))
+    number = NumberResult(value=0.5, low=0.0, high=1.0, contributions=dict.fromkeys(Modality, 0.1))
+    adapted = document(
+        replace(
+            make_prediction(),
+            numbers={"stress": number},
+            participants={"ann": 1.0},
+            adaptation=ADAPTED,
+        )
+    )
+    told = SCHEMA["properties"]["numbers"]["additionalProperties"]
+    assert list(adapted["numbers"]["stress"]) == list(told["properties"]) == told["required"]
     assert list(adapted) == list(SCHEMA["properties"])
-    assert set(of_several) == set(adapted) - {"adaptation"}
+    assert set(of_several) == set(adapted) - {"adaptation", "numbers"}
     schema = SCHEMA["properties"]["adaptation"]["properties"]
     said = adapted["adaptation"]
     assert list(said) == list(schema)

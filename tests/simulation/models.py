@@ -80,6 +80,7 @@ class DigestEncoder:
                 )
                 for head, spec in self._heads.items()
             },
+            values={},
             contributions=self._contributions,
             parts=window.parts,
             mask="111",

@@ -8,7 +8,7 @@ Golden outputs come from ONNX's reference evaluator, so they owe nothing to the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from counterpoint.engine.manifest import (
     Manifest,
     Metric,
     Modalities,
+    NumberSpec,
     tensor_contract,
 )
 from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
@@ -50,6 +51,7 @@ HEADS = {
     "sentiment": HeadSpec(labels=("negative", "neutral", "positive")),
     "emotion": HeadSpec(labels=("neutral", "happy", "sad", "angry", "fear", "disgust", "surprise")),
 }
+NUMBERS = {"arousal": NumberSpec(mean=40.0, std=10.0, low=10.0, high=90.0)}
 WORDS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
     *("i", "you", "we", "it", "is", "am", "are", "not", "so", "very", "this", "that"),
@@ -63,24 +65,33 @@ _NGRAM_ROWS = 61  # a small table for tests: bucket ids are taken modulo this
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
-def tiny_bundle(directory: Path, *, seed: int = 0, replace: bool = False) -> Bundle:
-    """Write the bundle of that seed into ``directory``; another seed gives another digest."""
-    manifest, files = tiny_parts(seed)
+def tiny_bundle(
+    directory: Path, *, seed: int = 0, replace: bool = False, numbers: bool = False
+) -> Bundle:
+    """Write the bundle of that seed into ``directory``; another seed gives another digest.
+
+    Args:
+        numbers: it also tells `NUMBERS`.
+    """
+    manifest, files = tiny_parts(seed, numbers=numbers)
     return write_bundle(directory, manifest, files=files, replace=replace)
 
 
 @functools.cache
-def tiny_parts(seed: int = 0) -> tuple[Manifest, Mapping[str, bytes]]:
+def tiny_parts(seed: int = 0, *, numbers: bool = False) -> tuple[Manifest, Mapping[str, bytes]]:
     """What `write_bundle` needs for the bundle of that seed. The same bytes every time."""
     modalities = Modalities(video=VideoSpec(), audio=AudioSpec(), chat=ChatSpec())
-    contract = tensor_contract(hop_ns=HOP_NS, modalities=modalities, heads=HEADS, widths=WIDTHS)
+    told = NUMBERS if numbers else {}
+    contract = tensor_contract(
+        hop_ns=HOP_NS, modalities=modalities, heads=HEADS, widths=WIDTHS, numbers=told
+    )
     rng = np.random.default_rng(seed)
-    builders = {
+    builders: dict[str, Callable[[_GraphBuilder], None]] = {
         "vision": _vision,
         "audio": _audio,
         "text": _text,
         "ngrams": _ngrams,
-        "fusion": _fusion,
+        "fusion": functools.partial(_fusion, numbers=told),
         "vad": _vad,
     }
     files: dict[str, bytes] = {
@@ -117,6 +128,7 @@ def tiny_parts(seed: int = 0) -> tuple[Manifest, Mapping[str, bytes]]:
         modalities=modalities,
         graphs=graphs,
         heads=HEADS,
+        numbers=told,
         missing_policy="a missing modality contributes nothing",
         temperatures={
             head: {mask: 1.0 + 0.1 * i for i, mask in enumerate(MASKS)} for head in HEADS
@@ -248,7 +260,7 @@ def _ngrams(g: _GraphBuilder) -> None:
     g.op("Identity", mean, output="embedding")
 
 
-def _fusion(g: _GraphBuilder) -> None:
+def _fusion(g: _GraphBuilder, numbers: Mapping[str, NumberSpec]) -> None:
     present = g.op("Equal", "state", g.constant(1, "int64"))
     widths = {
         "vision": WIDTHS.vision,
@@ -261,15 +273,16 @@ def _fusion(g: _GraphBuilder) -> None:
         heard = g.op("Gather", present, g.ints(i), axis=1)  # (N, 1)
         mask = g.op("Unsqueeze", g.op("And", there, heard), g.ints(2))
         pooled.append(g.mean(modality, mask, axis=1))
-    for head, spec in HEADS.items():
-        labels = len(spec.labels)
+    outputs = {head: (f"{head}_logits", len(spec.labels)) for head, spec in HEADS.items()}
+    outputs |= {name: (f"{name}_value", 1) for name in numbers}
+    for head, (answer, labels) in outputs.items():
         voices = [
             g.op("Unsqueeze", g.op("MatMul", part, g.weights(width, labels)), g.ints(1))
             for part, width in zip(pooled, widths.values(), strict=True)
         ]
         contributions = g.op("Concat", *voices, axis=1, output=f"{head}_contributions")
         total = g.op("ReduceSum", contributions, g.ints(1), keepdims=0)
-        g.op("Add", total, g.weights(labels), output=f"{head}_logits")
+        g.op("Add", total, g.weights(labels), output=answer)
 
 
 def _vad(g: _GraphBuilder) -> None:

@@ -3,19 +3,23 @@
 # ruff: noqa: E402 - the skip comes before what needs torch
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.trainer.support import need_trainer
 
 need_trainer()
 
+import torch
 from transformers import AutoModel, BertConfig
 
 from counterpoint.engine.bundle import load_bundle
 from counterpoint.engine.golden import verify_bundle
+from counterpoint.engine.manifest import MASKS
 from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.sources import open_sources
 from counterpoint.streams.errors import UsageError
@@ -23,8 +27,10 @@ from counterpoint.streams.types import Modality
 from counterpoint.trainer.cli import main
 from counterpoint.trainer.fit.bundle import export_run
 from counterpoint.trainer.fit.config import read_config
+from counterpoint.trainer.fit.dataset import batches
+from counterpoint.trainer.fit.dropout import states_of
 from counterpoint.trainer.fit.init import TEXTBOOK, init
-from counterpoint.trainer.fit.run import fit
+from counterpoint.trainer.fit.run import fit, load_best
 from tests.support.bundles import WORDS, tiny_tokenizer
 from tests.support.fit_data import SMALL, make_data
 from tests.support.sessions import GRID_CLIP, load_models, play
@@ -77,10 +83,69 @@ def test_the_engine_verifies_and_serves_it(bundle: Path, tmp_path: Path) -> None
                for value in report.contributions["mood"])  # fmt: skip
 
 
+def test_a_number_is_served_and_scored_as_the_fit_has_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = export_run(run, tmp_path / "both")
+    assert all(result.passed for result in verify_bundle(bundle.root, "cpu").results)
+    spec = bundle.manifest.numbers["stress"]
+    labels = [
+        float(row["label:stress"])
+        for row in csv.DictReader((run / "index.csv").read_text().splitlines())
+        if row["label:stress"] and row["split"] == "train"
+    ]
+    assert (spec.low, spec.high) == (min(labels), max(labels))
+    assert spec.mean == pytest.approx(np.mean(labels))
+    assert spec.std == pytest.approx(np.std(labels))
+    assert set(bundle.manifest.temperatures) == {"mood"}
+
+    # What the engine says of a line is what the network says of it.
+    said = last_of(bundle.root, tmp_path, "what a lovely happy day", clip=False).numbers["stress"]
+    best = load_best(run)
+    batch = next(iter(batches(best.source, "train")))
+    masks = {name: batch[f"{name}_mask"] * (name == "text") for name in best.model.modalities}
+    lines = [row.text for row in best.source.index.of("train")]
+    with torch.inference_mode():
+        tokens = best.model.encode({**batch, **{f"{n}_mask": m for n, m in masks.items()}})
+        answers = best.model(tokens, states_of(masks)).fused["stress"][:, 0]
+    row = lines.index("what a lovely happy day")
+    assert said.value == pytest.approx(spec.mean + spec.std * float(answers[row]), abs=1e-3)
+    assert said.contributions[Modality.VIDEO] == said.contributions[Modality.AUDIO] == 0
+    assert said.contributions[Modality.CHAT] != 0
+
+    out = tmp_path / "report"
+    options = ["--split", "validation", "--out", str(out), "--resamples", "20"]
+    assert main(["evaluate", str(bundle.root), str(run / "index.csv"), *options]) == 0
+    assert "mean absolute error" in capsys.readouterr().out
+    found = json.loads((out / "metrics.json").read_text())["numbers"]["stress"]
+    rows = [
+        row
+        for row in csv.DictReader((out / "predictions.csv").read_text().splitlines())
+        if row["head"] == "stress"
+    ]
+    errors = [abs(float(row["actual"]) - float(row["predicted"])) for row in rows]
+    assert found["rows"] == len(rows) > 1
+    assert found["figures"]["mae"]["value"] == pytest.approx(np.mean(errors), abs=1e-4)
+    assert "Number stress" in (out / "report.md").read_text()
+    assert (out / "stress-scatter.svg").is_file()
+    assert set(found["subsets"]) <= set(MASKS)
+
+
+def test_a_bundle_of_numbers_alone_is_served_and_has_nothing_to_calibrate(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = export_run(run, tmp_path / "number", tasks=["stress"])
+    assert not bundle.manifest.heads
+    said = last_of(bundle.root, tmp_path, "what a lovely happy day", clip=True)
+    assert not said.heads
+    assert said.numbers["stress"].contributions[Modality.AUDIO] != 0
+    out = ["--out", str(tmp_path / "again")]
+    assert main(["calibrate", str(bundle.root), str(run / "index.csv"), *out]) == 2
+    assert "tells numbers alone" in capsys.readouterr().err
+
+
 def test_what_a_bundle_has_no_place_for_is_refused_by_name(run: Path, bundle: Path) -> None:
     out = run.parent / "other"
-    with pytest.raises(UsageError, match=r"'stress' is a number.*--task mood"):
-        export_run(run, out)
     with pytest.raises(UsageError, match="there is no 'joy'"):
         export_run(run, out, tasks=["joy"])
     with pytest.raises(UsageError, match="is there already"):

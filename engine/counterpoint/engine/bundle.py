@@ -215,6 +215,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "hop_ns": manifest.hop_ns,
         "heads": {name: list(head.labels) for name, head in manifest.heads.items()},
+        "numbers": encode(manifest.numbers),
         "modalities": encode(manifest.modalities),
         "missing_policy": manifest.missing_policy,
         "temperatures": encode(manifest.temperatures),

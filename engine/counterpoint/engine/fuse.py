@@ -53,12 +53,15 @@ class Fused:
 
     Fields:
         logits: head -> (C,) float32.
-        contributions: head -> (3, C) float32, rows in the order video, audio, chat.
+        values: number -> what it is, in its own unit.
+        contributions: head -> (3, C) float32, rows in the order video, audio, chat; number ->
+            (3, 1), in its own unit.
         parts: how each modality stands, no face and no voice included.
         mask: which modalities the model heard, e.g. ``"101"`` for video and chat.
     """
 
     logits: Mapping[str, Float32Array]
+    values: Mapping[str, float]
     contributions: Mapping[str, Float32Array]
     parts: Mapping[Modality, Part]
     mask: str
@@ -75,7 +78,7 @@ class Fusion:
     def __init__(self, models: Models, *, unsettled: int = 0) -> None:
         manifest = models.bundle.manifest
         self._graph = models.graphs["fusion"]
-        self._heads = tuple(manifest.heads)
+        self._heads, self._numbers = tuple(manifest.heads), dict(manifest.numbers)
         audio, chat = manifest.modalities.audio, manifest.modalities.chat
         self._video_cells = manifest.modalities.video.context_ns // manifest.hop_ns
         self._audio_cells = audio.context_ns // manifest.hop_ns
@@ -135,7 +138,15 @@ class Fusion:
         )
         return Fused(
             logits={head: outputs[f"{head}_logits"][0] for head in self._heads},
-            contributions={head: outputs[f"{head}_contributions"][0] for head in self._heads},
+            values={
+                name: spec.mean + spec.std * float(outputs[f"{name}_value"][0, 0])
+                for name, spec in self._numbers.items()
+            },
+            contributions={head: outputs[f"{head}_contributions"][0] for head in self._heads}
+            | {
+                name: outputs[f"{name}_contributions"][0] * np.float32(spec.std)
+                for name, spec in self._numbers.items()
+            },
             parts=parts,
             mask="".join("1" if there else "0" for there in heard),
         )

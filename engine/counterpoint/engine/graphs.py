@@ -7,7 +7,7 @@ manifest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -132,12 +132,14 @@ def graph_contract(
     audio_steps: int,
     chat_lines: int,
     heads: Mapping[str, int],
+    numbers: Iterable[str] = (),
 ) -> dict[str, Tensors]:
     """Inputs and outputs of each role. N, L and B are any size.
 
     Time axes run from oldest to newest. Masks are 1 where there is something, else 0, and what is
     masked has no influence. ``state`` holds 0 (missing), 1 (present) or 2 (silent) for video,
-    audio and chat. A head's contributions (one for each modality) and a bias sum to its logits.
+    audio and chat. A head's contributions (one for each modality) and a bias sum to its logits,
+    those of a number to its value, which is standardised (`manifest.NumberSpec`).
 
     Args:
         widths: widths of the embeddings.
@@ -149,6 +151,7 @@ def graph_contract(
         audio_steps: embeddings in the audio context of a window.
         chat_lines: most lines in the chat context of a window.
         heads: number of labels of each head.
+        numbers: names of what is a number.
     """
     text_width = widths.text + widths.ngrams
     head_outputs = [
@@ -159,6 +162,8 @@ def graph_contract(
             f32(f"{head}_contributions", "N", 3, labels),
         )
     ]
+    for name in numbers:
+        head_outputs += [f32(f"{name}_value", "N", 1), f32(f"{name}_contributions", "N", 3, 1)]
     return {
         "vision": (
             (f32("faces", "N", 1, image_size_px, image_size_px),),

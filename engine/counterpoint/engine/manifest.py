@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -67,6 +67,28 @@ class HeadSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NumberSpec:
+    """A task whose answer is a number.
+
+    Fields:
+        mean, std: of the labels learned from; the graph's answer z means ``mean + std * z``.
+        low, high: between which the labels learned from lie. An answer may lie outside.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std must be positive, not {self.std}")
+        # At six digits, which is what predictions are written with.
+        if not float(f"{self.low:.6g}") < float(f"{self.high:.6g}"):
+            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A figure that the trainer measured.
 
@@ -111,6 +133,7 @@ class Manifest:
         missing_policy: in words, what the model does where a modality is missing.
         temperatures: by head and mask (`MASKS`); probabilities are softmax(logits / temperature).
         metrics: by name.
+        numbers: tasks whose answers are numbers, by name; ``manifest.json`` may leave it out.
         files: by path, every file of the bundle but the manifest itself. `write_bundle` fills it.
     """
 
@@ -125,7 +148,13 @@ class Manifest:
     missing_policy: str
     temperatures: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, Metric]
+    numbers: Mapping[str, NumberSpec] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all heads and numbers."""
+        return (*self.heads, *self.numbers)
 
     @property
     def video(self) -> VideoSpec:
@@ -144,7 +173,12 @@ class Manifest:
 
 
 def tensor_contract(
-    *, hop_ns: int, modalities: Modalities, heads: Mapping[str, HeadSpec], widths: Widths
+    *,
+    hop_ns: int,
+    modalities: Modalities,
+    heads: Mapping[str, HeadSpec],
+    widths: Widths,
+    numbers: Iterable[str] = (),
 ) -> dict[str, Tensors]:
     """Inputs and outputs of each role's graph (`graph_contract`), from preprocessing as data."""
     video, audio, chat = modalities.video, modalities.audio, modalities.chat
@@ -158,6 +192,7 @@ def tensor_contract(
         audio_steps=audio.context_ns // hop_ns * audio.steps_per_hop,
         chat_lines=chat.max_lines,
         heads={name: len(head.labels) for name, head in heads.items()},
+        numbers=numbers,
     )
 
 
@@ -194,7 +229,7 @@ def _parse(data: bytes, engine: str) -> Manifest:
             f"the bundle has {json.dumps(found)}, this engine reads {SCHEMA_VERSION}; "
             "take a bundle and an engine of the same schema version",
         )
-    manifest = decode(Manifest, document)
+    manifest = decode(Manifest, {"numbers": {}, **document})
     check_manifest(manifest, engine=engine)
     return manifest
 
@@ -202,6 +237,8 @@ def _parse(data: bytes, engine: str) -> Manifest:
 def format_manifest(manifest: Manifest) -> bytes:
     """The inverse of `parse_manifest`: UTF-8, indented, the same bytes for the same manifest."""
     document = {"schema_version": SCHEMA_VERSION, **encode(manifest)}
+    if not manifest.numbers:
+        del document["numbers"]  # as it was before there were any: the same bytes, the same digest
     return (json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -261,8 +298,11 @@ def _check_modalities(manifest: Manifest) -> None:
 
 
 def _check_heads(manifest: Manifest) -> None:
-    if not manifest.heads:
-        raise ShapeError("heads", "there must be at least one head")
+    if not manifest.tasks:
+        raise ShapeError("heads", "there must be at least one head, or one of numbers")
+    for name in manifest.numbers:
+        if name in manifest.heads:
+            raise ShapeError(f"numbers.{name}", "is the name of a head, too")
     _same_keys("temperatures", manifest.temperatures, manifest.heads)
     for head, by_mask in manifest.temperatures.items():
         _same_keys(f"temperatures.{head}", by_mask, MASKS)
@@ -279,6 +319,7 @@ def _check_graphs(manifest: Manifest) -> None:
         hop_ns=manifest.hop_ns,
         modalities=manifest.modalities,
         heads=manifest.heads,
+        numbers=manifest.numbers,
         widths=_own_widths(manifest.graphs),
     )
     for role, (inputs, outputs) in contract.items():

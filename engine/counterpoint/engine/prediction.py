@@ -8,6 +8,7 @@ text that `to_json` made, and two runs over the same input differ in `VOLATILE_K
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -56,6 +57,29 @@ class HeadResult:
         """The most probable label and its probability; the first of equals."""
         best = max(range(len(self.labels)), key=self.probabilities.__getitem__)
         return self.labels[best], self.probabilities[best]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberResult:
+    """What was found for a task whose answer is a number, all in that number's own unit.
+
+    Fields:
+        value: the answer.
+        low, high: between which the labels lie that the model learned from; the answer may lie
+            outside.
+        contributions: what each modality adds, or takes away.
+    """
+
+    value: float
+    low: float
+    high: float
+    contributions: Mapping[Modality, float]
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"the number is not finite: {self.value}")
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +136,7 @@ class Prediction:
         dropped: items lost on purpose since the previous prediction, by reason.
         stages: where the time went.
         bundle_id, bundle_digest: the models that were used.
+        numbers: by name, what is a number; empty where the bundle has none.
         participants: for what is said of several people together: name -> weight in it, 0 where
             nothing was heard of them. Empty for what is said of one.
         adaptation: how it follows its session; None where nothing of that is on, and for what is
@@ -137,6 +162,7 @@ class Prediction:
     stages: StageTimes = field(default_factory=StageTimes)
     bundle_id: str
     bundle_digest: str
+    numbers: Mapping[str, NumberResult] = field(default_factory=dict)
     participants: Mapping[str, float] = field(default_factory=dict)
     adaptation: Adaptation | None = None
     kept_json: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -201,6 +227,10 @@ def to_document(prediction: Prediction) -> dict[str, Any]:
         "stages_ms": {stage: _rounded(ms) for stage, ms in prediction.stages.ms.items()},
         "bundle": {"id": prediction.bundle_id, "digest": prediction.bundle_digest},
     }
+    if prediction.numbers:
+        document["numbers"] = {
+            name: _number_document(number) for name, number in sorted(prediction.numbers.items())
+        }
     if prediction.participants:
         document["participants"] = {
             name: _rounded(weight) for name, weight in sorted(prediction.participants.items())
@@ -208,6 +238,16 @@ def to_document(prediction: Prediction) -> dict[str, Any]:
     if prediction.adaptation is not None:
         document["adaptation"] = statement.to_document(prediction.adaptation, _rounded)
     return document
+
+
+def _number_document(number: NumberResult) -> dict[str, Any]:
+    return {
+        "value": _rounded(number.value),
+        "range": [_rounded(number.low), _rounded(number.high)],
+        "contributions": {
+            modality.value: _rounded(number.contributions[modality]) for modality in Modality
+        },
+    }
 
 
 def _report_document(report: ModalityReport) -> dict[str, Any]:
@@ -305,10 +345,25 @@ def _read(document: dict[str, Any]) -> Prediction:
         stages=StageTimes(ms={stage: float(ms) for stage, ms in document["stages_ms"].items()}),
         bundle_id=_text(document["bundle"], "id"),
         bundle_digest=_text(document["bundle"], "digest"),
+        numbers={
+            name: _read_number(number) for name, number in document.get("numbers", {}).items()
+        },
         participants={
             name: float(weight) for name, weight in document.get("participants", {}).items()
         },
         adaptation=statement.read(document["adaptation"]) if "adaptation" in document else None,
+    )
+
+
+def _read_number(number: dict[str, Any]) -> NumberResult:
+    low, high = number["range"]
+    return NumberResult(
+        value=float(number["value"]),
+        low=float(low),
+        high=float(high),
+        contributions={
+            modality: float(number["contributions"][modality.value]) for modality in Modality
+        },
     )
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoint.engine.align import State
-from counterpoint.engine.prediction import ModalityReport, Prediction
+from counterpoint.engine.prediction import Prediction
 from counterpoint.engine.subscribe import Gap, StateChange, StateKind
 from counterpoint.streams.types import Modality
 
@@ -143,6 +143,14 @@ def _head_table(prediction: Prediction) -> Table:
                 Text(bar(share), style=style or "blue"),
             )
         table.add_row()
+    for name, number in prediction.numbers.items():
+        share = (number.value - number.low) / (number.high - number.low)
+        table.add_row(
+            name,
+            f"{number.low:g} to {number.high:g}",
+            Text(f"{number.value:.3g}", style="bold green"),
+            Text(bar(share), style="blue"),
+        )
     return table
 
 
@@ -157,18 +165,22 @@ def _modality_table(prediction: Prediction) -> Table:
             Text(report.state.value, style=_STATE_STYLE[report.state]),
             f"{report.coverage:.0%}",
             "" if report.age_ns is None else f"{report.age_ns / 1e6:.0f} ms",
-            report.reason or _speaks_for(prediction, report),
+            report.reason or _speaks_for(prediction, modality),
         )
     return table
 
 
-def _speaks_for(prediction: Prediction, report: ModalityReport) -> str:
-    """For each head the label that the modality pushes hardest."""
+def _speaks_for(prediction: Prediction, modality: Modality) -> str:
+    """For each head the label that the modality pushes hardest, and what it adds to numbers."""
     said = []
+    report = prediction.modalities[modality]
     for head, values in report.contributions.items():
         if any(values):
             best = max(range(len(values)), key=values.__getitem__)
             said.append(f"{prediction.heads[head].labels[best]} {values[best]:+.1f}")
+    for name, number in prediction.numbers.items():
+        if added := number.contributions[modality]:
+            said.append(f"{name} {added:+.2g}")
     return ", ".join(said)
 
 

@@ -11,6 +11,7 @@ from counterpoint.engine.fuse import MODALITIES, Fused
 from counterpoint.engine.prediction import (
     HeadResult,
     ModalityReport,
+    NumberResult,
     Prediction,
     StageTimes,
 )
@@ -27,7 +28,8 @@ class Reporter:
         bundle: whose models were used.
         stride: bundle hops from one window to the next.
         wall_ns: session time -> nanoseconds since the Unix epoch.
-        heads: those that may be told; of the others nothing leaves this place.
+        heads: those that may be told, of heads and numbers; of the others nothing leaves this
+            place.
         adapter: the session's; None where nothing is adapted.
     """
 
@@ -46,6 +48,9 @@ class Reporter:
         self._stride = stride
         self._wall_ns = wall_ns
         self._told = {name: spec for name, spec in bundle.manifest.heads.items() if name in heads}
+        self._told_numbers = {
+            name: spec for name, spec in bundle.manifest.numbers.items() if name in heads
+        }
         self._adapter = adapter
         self._stated: dict[str, int] = {}
 
@@ -96,6 +101,7 @@ class Reporter:
             status=window.status,
             revision=window.revision,
             heads=heads,
+            numbers=self._numbers(fused),
             modalities={
                 modality: ModalityReport(
                     state=fused.parts[modality].state,
@@ -115,6 +121,19 @@ class Reporter:
             bundle_digest=self._bundle.digest[:DIGEST_CHARS],
             adaptation=adaptation,
         )
+
+    def _numbers(self, fused: Fused) -> Mapping[str, NumberResult]:
+        return {
+            name: NumberResult(
+                value=fused.values[name],
+                low=spec.low,
+                high=spec.high,
+                contributions=dict(
+                    zip(MODALITIES, fused.contributions[name][:, 0].tolist(), strict=True)
+                ),
+            )
+            for name, spec in self._told_numbers.items()
+        }
 
     def _heads(self, fused: Fused) -> Mapping[str, HeadResult]:
         # With nothing heard the prior speaks, which needs no calibration.

@@ -213,7 +213,7 @@ class Session:
             stride=self._stride,
             # Sound that is this close to contiguous is taken as contiguous.
             wall_ns=self._wall_ns,
-            heads=config.purpose.allowed_heads(models.bundle.manifest.heads),
+            heads=config.purpose.allowed_heads(models.bundle.manifest.tasks),
             adapter=open_adapter(name, config.adaptation, models),
         )
         self._given_origin_ns = origin_ns

@@ -113,6 +113,40 @@ def test_a_prediction_is_shown(stage: Stage) -> None:
     stage.play(scene)
 
 
+def test_a_number_is_shown_with_its_course_and_who_adds_to_it(stage: Stage) -> None:
+    from playwright.async_api import expect
+
+    async def scene(page: Page, engine: PageEngine) -> None:
+        peer = await join(page, engine)
+        now = engine.now_ms()
+        for window, value in ((11, 0.2), (12, 0.35)):
+            said = prediction(window, now - 250 * (12 - window))
+            said["document"]["numbers"] = {
+                "stress": {
+                    "value": value,
+                    "range": [0.0, 1.0],
+                    "contributions": {"video": 0.1, "audio": -0.05, "chat": 0.0},
+                }
+            }
+            peer.send(said)
+        stress = page.get_by_role("article", name="stress")
+        await expect(stress).to_contain_text("0.35")
+        await expect(stress).to_contain_text("between 0.00 and 1.00")
+        await expect(stress.get_by_role("row", name="video")).to_contain_text("+0.10")
+        await expect(stress.get_by_role("row", name="audio")).to_contain_text("−0.05")
+        chart = stress.get_by_role("img")
+        await expect(chart).to_have_accessible_name(
+            "stress, last 60 seconds: now 0.35, between 0.20 and 0.35."
+        )
+        assert await chart.locator("path.line[d^=M]").count() == 1
+        camera, microphone, chat = await page.locator("#modalities > li").all()
+        await expect(camera).to_contain_text("stress +0.10")
+        await expect(microphone).to_contain_text("stress −0.05")
+        await expect(chat).not_to_contain_text("stress")
+
+    stage.play(scene)
+
+
 def test_what_is_shown_never_goes_back(stage: Stage) -> None:
     from playwright.async_api import expect
 

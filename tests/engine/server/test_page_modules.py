@@ -187,3 +187,54 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
         for parsed in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert parsed not in text, f"{file.name} uses {parsed}"
         assert text.count("\n") < 300, f"{file.name} is too long to hold in one's head"
+
+
+def test_a_numbers_line_breaks_at_gaps_and_stays_in_its_chart(run: Run) -> None:
+    points = [
+        {"t": t, "numbers": {"n": value}}
+        for t, value in ((1_000, 20.0), (1_250, 30.0), (1_500, 90.0), (9_000, -5.0))
+    ] + [{"t": 9_250, "numbers": {}}]
+    body = """const x = m.timeScale(0, 10000, 1000);
+      const path = m.linePath(given, "n", [10, 50], {x, height: 100, hopMs: 250, gapMs: 1000});
+      return [path, m.numberText("n", [10, 50], given), m.numberText("n", [10, 50], [])]"""
+    path, text, nothing = run("chart.js", body, points)
+    # Nothing is drawn outside, though it is said as it is.
+    assert path == "M75 75L100 75L125 50L150 0M875 100L900 100"
+    assert text == "n, last 60 seconds: now −5.0, between −5.0 and 90.0."
+    assert nothing == "n: nothing in the last 60 seconds."
+
+
+def test_a_number_has_the_digits_that_its_range_is_worth(run: Run) -> None:
+    body = "return given.map(([value, range]) => m.figure(value, range))"
+    given = [[0.31416, [0, 1]], [41.26, [0, 100]], [2531.7, [0, 9000]], [0.001234, [0, 0.01]]]
+    assert run("chart.js", body, given) == ["0.31", "41", "2532", "0.0012"]
+
+
+def test_a_document_with_a_wrong_number_is_no_message(run: Run) -> None:
+    right = {"value": 1.0, "range": [0, 2], "contributions": {"video": 0.5}}
+    wrong = [
+        right | {"value": "1"},
+        right | {"range": [2, 0]},
+        right | {"range": [0]},
+        right | {"contributions": {"video": None}},
+        None,
+    ]
+    messages: list[dict[str, Any]] = [
+        {
+            "type": "prediction",
+            "participant": None,
+            "document": document(1, 0) | {"numbers": numbers},
+        }
+        for numbers in ({"n": right}, {}, *({"n": one} for one in wrong))
+    ]
+    hello: dict[str, Any] = {
+        "type": "hello",
+        "session": "s",
+        "participant": "p",
+        "heads": {},
+        "participants": [],
+    }
+    messages += [hello, hello | {"numbers": {"n": [0, 1]}}, hello | {"numbers": {"n": [1, 1]}}]
+    body = "return given.map(one => m.parseMessage(JSON.stringify(one)) !== null)"
+    known = run("protocol.js", body, messages)
+    assert known == [True, True, *[False] * len(wrong), True, True, False]

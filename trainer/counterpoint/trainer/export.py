@@ -22,6 +22,7 @@ from counterpoint.engine.manifest import (
     Manifest,
     Metric,
     Modalities,
+    NumberSpec,
     tensor_contract,
 )
 from counterpoint.engine.preprocess.spec import HOP_NS, AudioSpec, ChatSpec, VideoSpec
@@ -69,6 +70,7 @@ class Parts:
         samples: role -> golden inputs by name, of at least 3 rows where the batch is dynamic.
         video, audio: preprocessing with its measured means and deviations.
         heads: labels of each head, in the order of its logits.
+        numbers: tasks whose answers are numbers; behind the heads in the fusion's outputs.
         widths: of the encoders' embeddings.
         hop_ns: the grid of all modalities and windows.
     """
@@ -82,6 +84,7 @@ class Parts:
     audio: AudioSpec
     chat: ChatSpec
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: HEADS)
+    numbers: Mapping[str, NumberSpec] = field(default_factory=dict)
     widths: Widths = AFFECT_WIDTHS
     hop_ns: int = HOP_NS
 
@@ -112,7 +115,11 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
     modalities = Modalities(video=parts.video, audio=parts.audio, chat=parts.chat)
     heads = {name: HeadSpec(labels=labels) for name, labels in parts.heads.items()}
     contract = tensor_contract(
-        hop_ns=parts.hop_ns, modalities=modalities, heads=heads, widths=parts.widths
+        hop_ns=parts.hop_ns,
+        modalities=modalities,
+        heads=heads,
+        widths=parts.widths,
+        numbers=parts.numbers,
     )
     models = {"vad": parts.vad_model}
     precisions = dict(PRECISIONS)
@@ -164,6 +171,7 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         modalities=modalities,
         graphs=graphs,
         heads=heads,
+        numbers=parts.numbers,
         missing_policy=about.missing_policy,
         temperatures=about.temperatures,
         metrics=about.metrics,

@@ -1,4 +1,4 @@
-"""Classification metrics as torchmetrics computes them, of numpy arrays.
+"""Metrics as torchmetrics computes them, of numpy arrays.
 
 Macro figures are means over the classes that occur in ``truth``: a class that a set has no example
 of says nothing about the model.
@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
     multiclass_recall,
 )
+from torchmetrics.functional.regression import concordance_corrcoef
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -75,6 +76,14 @@ def f1_scores(truth: Labels, predicted: Labels, classes: int) -> Floats:
         got, want, classes, average="none", validate_args=False
     ).numpy()
     return found
+
+
+def concordance(truth: Floats, said: Floats) -> float:
+    """Concordance correlation (Lin 1989), -1..1; NaN where either has fewer than two values."""
+    want, got = (torch.from_numpy(np.asarray(values, np.float64)) for values in (truth, said))
+    if len(np.unique(truth)) < 2 or len(np.unique(said)) < 2:
+        return float("nan")
+    return float(concordance_corrcoef(got, want))
 
 
 def expected_calibration_error(truth: Labels, probabilities: Floats, bins: int = ECE_BINS) -> float:

@@ -18,6 +18,10 @@ CONTRIBUTION_TOLERANCE: Final = 0.1
 """Absolute, on another platform: a contribution is to a logit, and 0.1 of a logit moves a
 probability by 0.025 at the most."""
 
+NUMBER_TOLERANCE: Final = 0.02
+"""Of a number and what each modality adds to it, as a share of the range of its labels, on another
+platform."""
+
 MAX_DIFFERENCES: Final = 1_000
 """Kept one by one; more are only counted."""
 
@@ -137,7 +141,7 @@ class Verifier:
         if encode(recorded) == encode(now):
             return
         for path, before, after in _differences("", recorded, now):
-            if self._verdict.exact or not _tolerated(path, before, after):
+            if self._verdict.exact or not _tolerated(path, before, after, recorded):
                 self._add(recorded, path, before, after)
 
     async def wait_room(self) -> None:
@@ -175,13 +179,17 @@ def _differences(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, An
         yield path, one, other
 
 
-def _tolerated(path: str, before: Any, after: Any) -> bool:
+def _tolerated(path: str, before: Any, after: Any, recorded: Mapping[str, Any]) -> bool:
     if not (isinstance(before, float | int) and isinstance(after, float | int)):
         return False
     if path.startswith("heads.") and ".probabilities[" in path:
         return abs(before - after) <= PROBABILITY_TOLERANCE
     if path.startswith("modalities.") and ".contributions." in path:
         return abs(before - after) <= CONTRIBUTION_TOLERANCE
+    for name, number in recorded.get("numbers", {}).items():
+        if path.startswith((f"numbers.{name}.value", f"numbers.{name}.contributions.")):
+            low, high = number["range"]
+            return abs(before - after) <= NUMBER_TOLERANCE * float(high - low)
     if path.startswith("adaptation."):
         return abs(before - after) <= ADAPTATION_TOLERANCE
     return False

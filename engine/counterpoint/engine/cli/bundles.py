@@ -49,6 +49,8 @@ def inspect(args: argparse.Namespace) -> int:
     table.add_row("size", f"{document['bytes'] / 1e6:.1f} MB")
     for head, labels in document["heads"].items():
         table.add_row(f"head {head}", ", ".join(labels))
+    for name, number in document["numbers"].items():
+        table.add_row(f"number {name}", f"{number['low']:g} to {number['high']:g} in training")
     for role, graph in document["graphs"].items():
         table.add_row(
             f"graph {role}",

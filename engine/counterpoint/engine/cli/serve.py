@@ -73,12 +73,12 @@ async def _serve(config: Config) -> int:
 def terms(config: Config, engine: Engine) -> dict[str, Any]:
     """What the page must know before anybody consents."""
     profile = PROFILES[config.purpose.profile]
-    heads = engine.models.bundle.manifest.heads
+    tasks = engine.models.bundle.manifest.tasks
     return {
         "purpose": {
             "profile": config.purpose.profile,
             "text": profile.text,
-            "heads": sorted(config.purpose.allowed_heads(heads)),
+            "heads": sorted(config.purpose.allowed_heads(tasks)),
             "modalities": sorted(profile.modalities),
             # A served session is never recorded: media stay in memory under any profile.
             "media_stored": False,

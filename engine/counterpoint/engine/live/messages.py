@@ -55,13 +55,22 @@ def hello(
     participant: str,
     heads: Mapping[str, Iterable[str]],
     participants: Iterable[str],
+    *,
+    numbers: Mapping[str, tuple[float, float]],
 ) -> str:
+    """What a participant is told first.
+
+    Args:
+        heads: name -> labels.
+        numbers: name -> range of the labels learned from.
+    """
     return _write(
         {
             "type": "hello",
             "session": session,
             "participant": participant,
             "heads": {name: list(labels) for name, labels in heads.items()},
+            "numbers": {name: list(between) for name, between in numbers.items()},
             "participants": list(participants),
         }
     )

@@ -3,7 +3,8 @@
 All participants share one grid of windows. The session's window is given once each participant has
 given, or passed, theirs, at the latest a while after the window's end. The heads are combined by a
 linear opinion pool (Stone, "The opinion pool", 1961) with equal weights over those of whom anything
-was heard: the probability that somebody picked at random would be of that label.
+was heard: the probability that somebody picked at random would be of that label. Of numbers it is
+the mean over the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from counterpoint.engine.align import State, Status
 from counterpoint.engine.config import NS_PER_MS, TimeSection
-from counterpoint.engine.prediction import HeadResult, ModalityReport, Prediction, StageTimes
+from counterpoint.engine.prediction import (
+    HeadResult,
+    ModalityReport,
+    NumberResult,
+    Prediction,
+    StageTimes,
+)
 from counterpoint.streams.types import Modality, Tier
 
 MODELS_NS = 250 * NS_PER_MS
@@ -177,6 +184,7 @@ def mix(
         status=status,
         revision=revision,
         heads=_heads(list(heard.values())),
+        numbers=_numbers(list(heard.values())),
         modalities={
             modality: _stand(
                 [said.modalities[modality] for said in all_said],
@@ -211,6 +219,20 @@ def _heads(said: Sequence[Prediction]) -> dict[str, HeadResult]:
             ),
         )
         for name, head in said[0].heads.items()
+    }
+
+
+def _numbers(said: Sequence[Prediction]) -> dict[str, NumberResult]:
+    return {
+        name: replace(
+            number,
+            value=sum(one.numbers[name].value for one in said) / len(said),
+            contributions={
+                modality: sum(one.numbers[name].contributions[modality] for one in said) / len(said)
+                for modality in Modality
+            },
+        )
+        for name, number in said[0].numbers.items()
     }
 
 

@@ -48,9 +48,10 @@ class Room:
         manifest, config = engine.models.bundle.manifest, engine.config
         self._hop_ns = config.time.stride(manifest.hop_ns) * manifest.hop_ns
         self._mixer = Mixer.of(name, config.time, self._hop_ns)
-        self._heads = {
-            head: manifest.heads[head].labels
-            for head in config.purpose.allowed_heads(manifest.heads)
+        told = config.purpose.allowed_heads(manifest.tasks)
+        self._heads = {head: spec.labels for head, spec in manifest.heads.items() if head in told}
+        self._numbers = {
+            name: (spec.low, spec.high) for name, spec in manifest.numbers.items() if name in told
         }
         self._origin_ns = self._runtime.now_ns()
         self._participants: dict[str, Participant] = {}
@@ -343,7 +344,13 @@ class Room:
         connection = participant.connections.get(key)
         if connection is not None:
             connection.peer.send(
-                messages.hello(self.name, participant.name, self._heads, self._participants)
+                messages.hello(
+                    self.name,
+                    participant.name,
+                    self._heads,
+                    self._participants,
+                    numbers=self._numbers,
+                )
             )
 
     def _hear(self, participant: Participant, key: str, text: str) -> None:
@@ -385,7 +392,7 @@ class Room:
         return {
             "session": self.name,
             "seconds": (self._runtime.now_ns() - self._origin_ns) / NS_PER_S,
-            "heads": sorted(self._heads),
+            "heads": sorted([*self._heads, *self._numbers]),
             "participants": [participant.describe() for participant in self._participants.values()],
             "late_for_the_session": self._mixer.late,
             "readers": self._predictions.readers,

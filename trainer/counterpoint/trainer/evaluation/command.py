@@ -107,9 +107,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from counterpoint.engine.bundle import load_bundle
     from counterpoint.engine.device import open_device
     from counterpoint.engine.models import Models
+    from counterpoint.trainer.evaluation import numbers
     from counterpoint.trainer.evaluation.dataset import read_for
-    from counterpoint.trainer.evaluation.figures import NAMES
-    from counterpoint.trainer.evaluation.report import TITLES, About, shown, write_report
+    from counterpoint.trainer.evaluation.figures import NAMES, shown
+    from counterpoint.trainer.evaluation.report import TITLES, About, write_report
     from counterpoint.trainer.evaluation.results import head_results
     from counterpoint.trainer.evaluation.scoring import score_rows
 
@@ -125,6 +126,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     finally:
         device.close()
     results = head_results(bundle, scored, seed=options.seed, resamples=options.resamples)
+    found = numbers.number_results(bundle, scored, seed=options.seed, resamples=options.resamples)
     about = About(
         dataset=_named(options.dataset),
         dataset_sha256=hashlib.sha256(options.dataset.read_bytes()).hexdigest(),
@@ -144,8 +146,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"{result.head}: {result.rows} rows, {result.speakers} speakers")
         for name in NAMES:
             print(f"  {TITLES[name]:14} {shown(result.figures[name])}")
+    for number in found:
+        print(f"{number.name}: {number.rows} rows, {number.speakers} speakers")
+        for name, figure in number.figures.items():
+            print(f"  {numbers.TITLES[name]:20} {shown(figure)}")
     if options.out is not None:
-        write_report(options.out, bundle, about, results, listed=options.rows)
+        write_report(options.out, bundle, about, results, found, listed=options.rows)
         print(f"report: {options.out / 'report.html'}")
 
 

@@ -1,4 +1,4 @@
-"""An index as a bundle's heads need it: their labels, in their order."""
+"""An index as a bundle's tasks need it: the labels of its heads, in their order, and numbers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from counterpoint.engine.bundle import Bundle
-from counterpoint.trainer.data.index import LABEL, DatasetError, Example, Split, read_index
+from counterpoint.trainer.data.index import LABEL, DatasetError, Example, Kind, Split, read_index
 from counterpoint.trainer.data.table import read_table
 
 
 def read_for(bundle: Bundle, path: Path, splits: Sequence[Split]) -> tuple[Example, ...]:
-    """The rows of these splits (of all, where none is named) with a label of any head.
+    """The rows of these splits (of all, where none is named) with a label of any task.
 
     Raises:
-        DatasetError: no column is a head of the bundle, a label is none of its classes (naming
-            row and column), or no row is left.
+        DatasetError: no column is a task of the bundle, a label is none of its classes or no
+            number (naming row and column), or no row is left.
     """
-    heads = bundle.manifest.heads
+    wanted: dict[str, Sequence[str] | Kind | None] = {
+        name: spec.labels for name, spec in bundle.manifest.heads.items()
+    }
+    for name in bundle.manifest.numbers:
+        wanted[name] = "number"
     _, rows = read_table(path)
     tasks = {
-        name: spec.labels
-        for name, spec in heads.items()
-        if any(row.get(LABEL + name) for row in rows)
+        name: kind for name, kind in wanted.items() if any(row.get(LABEL + name) for row in rows)
     }
     if not tasks:
-        wanted = ", ".join(f"'{LABEL}{name}'" for name in heads)
+        columns = ", ".join(f"'{LABEL}{name}'" for name in wanted)
         raise DatasetError(
-            f"{path}: no row has a label in any of the columns {wanted} of bundle "
+            f"{path}: no row has a label in any of the columns {columns} of bundle "
             f"{bundle.manifest.id}"
         )
     index = read_index(path, tasks=tasks)

@@ -6,7 +6,8 @@ cluster bootstrap; Efron & Tibshirani 1993, percentile intervals), each with all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,8 @@ from counterpoint.trainer.metrics import (
     weighted_f1,
 )
 
+MODALITIES: Final = ("video", "audio", "chat")
+"""In the order of a mask."""
 NAMES: Final = ("accuracy", "macro_recall", "macro_f1", "weighted_f1", "ece")
 RESAMPLES: Final = 1_000
 LEVEL: Final = 0.95
@@ -101,32 +104,55 @@ def values(answers: Answers) -> dict[str, float]:
 
 def figures(answers: Answers, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Figure]:
     """All of `NAMES` with their intervals; the same for the same seed."""
-    found = values(answers)
-    drawn = _drawn(answers, seed, resamples)
-    if not drawn:
-        return {name: Figure(value=value) for name, value in found.items()}
+    return with_intervals(
+        lambda rows: values(answers.rows(rows)), answers.speakers, seed=seed, resamples=resamples
+    )
+
+
+def with_intervals(
+    measure: Callable[[Labels], Mapping[str, float]],
+    speakers: Sequence[str],
+    *,
+    seed: int,
+    resamples: int,
+) -> dict[str, Figure]:
+    """What ``measure`` finds of all rows, with intervals by drawing speakers.
+
+    Args:
+        measure: positions of rows -> figures by name. One that a draw has no value for (NaN) is
+            left out of its interval.
+        speakers: of each row.
+    """
+    found = measure(np.arange(len(speakers)))
+    drawn = _drawn(measure, speakers, seed, resamples)
     edges = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    return {
-        name: Figure(value=value, low=float(low), high=float(high))
-        for name, value in found.items()
-        for low, high in [np.quantile([sample[name] for sample in drawn], edges)]
-    }
+    figures = {}
+    for name, value in found.items():
+        sample = [one[name] for one in drawn if not math.isnan(one[name])]
+        low, high = np.quantile(sample, edges).tolist() if sample else (None, None)
+        figures[name] = Figure(value=value, low=low, high=high)
+    return figures
 
 
-def _drawn(answers: Answers, seed: int, resamples: int) -> list[dict[str, float]]:
-    names, owner = np.unique(np.asarray(answers.speakers, dtype=str), return_inverse=True)
+def _drawn(
+    measure: Callable[[Labels], Mapping[str, float]],
+    speakers: Sequence[str],
+    seed: int,
+    resamples: int,
+) -> list[Mapping[str, float]]:
+    names, owner = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     if len(names) < 2:
         return []
     rows_of = [np.flatnonzero(owner == position) for position in range(len(names))]
     random = np.random.default_rng(seed)
     # Of few speakers there are few different draws.
-    known: dict[tuple[int, ...], dict[str, float]] = {}
+    known: dict[tuple[int, ...], Mapping[str, float]] = {}
     drawn = []
     for _ in range(resamples):
         draw = tuple(sorted(random.integers(0, len(names), len(names)).tolist()))
         if draw not in known:
             chosen = np.concatenate([rows_of[position] for position in draw])
-            known[draw] = values(answers.rows(chosen))
+            known[draw] = measure(chosen)
         drawn.append(known[draw])
     return drawn
 
@@ -164,6 +190,19 @@ def reliability(answers: Answers) -> list[Bin]:
         Bin(confidence=float(x), accuracy=float(y), rows=int(rows))
         for x, y, rows in zip(mean, share, counts[counts > 0], strict=True)
     ]
+
+
+def spelled(mask: str) -> str:
+    """``"101"`` as ``video + chat``."""
+    return " + ".join(name for name, bit in zip(MODALITIES, mask, strict=True) if bit == "1")
+
+
+def shown(figure: Figure, digits: int = 3) -> str:
+    """``0.812 (0.77 to 0.85)``"""
+    value = f"{figure.value:.{digits}f}"
+    if figure.low is None or figure.high is None:
+        return value
+    return f"{value} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
 def as_json(found: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:

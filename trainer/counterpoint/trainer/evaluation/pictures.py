@@ -78,6 +78,19 @@ def reliability_svg(bins: Sequence[Bin], title: str) -> bytes:
         return _svg(canvas)
 
 
+def scatter_svg(actual: Sequence[float], predicted: Sequence[float], title: str) -> bytes:
+    """Predicted against actual numbers, a dot for each row."""
+    with mpl.rc_context(_STYLE):
+        canvas, axes = _canvas(3.8, 3.8)
+        edges = [min(*actual, *predicted), max(*actual, *predicted)]
+        axes.plot(edges, edges, color=GREY, linewidth=1)
+        axes.scatter(actual, predicted, s=14, color=BLUE, alpha=0.6, zorder=3)
+        axes.set_xlabel("actual")
+        axes.set_ylabel("predicted")
+        axes.set_title(title)
+        return _svg(canvas)
+
+
 def bars_svg(found: Mapping[str, Figure], title: str, axis: str) -> bytes:
     """A bar for each name, with its interval where there is one."""
     with mpl.rc_context(_STYLE):

@@ -18,9 +18,11 @@ from counterpoint.trainer.evaluation.document import (
     to_html,
     to_markdown,
 )
-from counterpoint.trainer.evaluation.figures import NAMES, Figure, as_json
+from counterpoint.trainer.evaluation.figures import NAMES, as_json, shown, spelled
+from counterpoint.trainer.evaluation.number_report import number_blocks, number_document
+from counterpoint.trainer.evaluation.numbers import NumberResult
 from counterpoint.trainer.evaluation.pictures import bars_svg, confusion_svg, reliability_svg
-from counterpoint.trainer.evaluation.results import MODALITIES, HeadResult
+from counterpoint.trainer.evaluation.results import HeadResult
 from counterpoint.trainer.records import write_json
 
 FEW_SPEAKERS: Final = 10
@@ -60,32 +62,25 @@ class About:
 
 
 def write_report(
-    out: Path, bundle: Bundle, about: About, results: Sequence[HeadResult], *, listed: int
-) -> None:
+    out: Path, bundle: Bundle, about: About, results: Sequence[HeadResult],
+    numbers: Sequence[NumberResult], *, listed: int,
+) -> None:  # fmt: skip
     """Write all files of a report into the folder ``out``, with the first ``listed`` rows."""
     out.mkdir(parents=True, exist_ok=True)
     title = f"Bundle {bundle.manifest.id} on {about.dataset}"
     blocks = _blocks(bundle, about, results, listed)
-    write_json(out / "metrics.json", _document(bundle, about, results))
-    _write_predictions(out / "predictions.csv", results)
+    for number in numbers:
+        blocks += number_blocks(number, listed)
+    document = _document(bundle, about, results)
+    if numbers:
+        document["numbers"] = {number.name: number_document(number) for number in numbers}
+    write_json(out / "metrics.json", document)
+    _write_predictions(out / "predictions.csv", results, numbers)
     for block in blocks:
         if isinstance(block, Picture):
             (out / f"{block.name}.svg").write_bytes(block.svg)
     (out / "report.md").write_text(to_markdown(title, blocks), encoding="utf-8")
     (out / "report.html").write_text(to_html(title, blocks), encoding="utf-8")
-
-
-def spelled(mask: str) -> str:
-    """``"101"`` as ``video + chat``."""
-    return " + ".join(name for name, bit in zip(MODALITIES, mask, strict=True) if bit == "1")
-
-
-def shown(figure: Figure, digits: int = 3) -> str:
-    """``0.812 (0.77 to 0.85)``"""
-    value = f"{figure.value:.{digits}f}"
-    if figure.low is None or figure.high is None:
-        return value
-    return f"{value} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
 def _blocks(
@@ -274,7 +269,9 @@ def _document(bundle: Bundle, about: About, results: Sequence[HeadResult]) -> di
     }
 
 
-def _write_predictions(path: Path, results: Sequence[HeadResult]) -> None:
+def _write_predictions(
+    path: Path, results: Sequence[HeadResult], numbers: Sequence[NumberResult]
+) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["head", "id", "row", "speaker", "has", "actual", "predicted", "confidence"])
@@ -290,5 +287,19 @@ def _write_predictions(path: Path, results: Sequence[HeadResult]) -> None:
                         line.actual,
                         line.predicted,
                         f"{line.confidence:.4f}",
+                    ]
+                )
+        for number in numbers:
+            for said in number.lines:
+                table.writerow(
+                    [
+                        number.name,
+                        said.id,
+                        said.row,
+                        said.speaker,
+                        said.mask,
+                        f"{said.actual:.6g}",
+                        f"{said.predicted:.6g}",
+                        "",
                     ]
                 )

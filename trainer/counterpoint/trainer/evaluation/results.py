@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.manifest import MASKS
 from counterpoint.trainer.data.index import Example
 from counterpoint.trainer.evaluation.figures import (
+    MODALITIES,
     Answers,
     Bin,
     Figure,
@@ -23,8 +23,6 @@ from counterpoint.trainer.evaluation.figures import (
 )
 from counterpoint.trainer.evaluation.scoring import Scored
 from counterpoint.trainer.metrics import Labels, expected_calibration_error
-
-MODALITIES: Final = ("video", "audio", "chat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

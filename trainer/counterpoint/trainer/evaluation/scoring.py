@@ -42,12 +42,14 @@ class Said:
         heard: for each window, the modalities that the model heard (`Fused.mask`).
         logits: head -> (windows, C).
         probabilities: head -> (windows, C), calibrated.
-        contributions: head -> (windows, 3, C): video, audio, chat.
+        values: number -> (windows,), in its own unit.
+        contributions: head -> (windows, 3, C): video, audio, chat; number -> (windows, 3, 1).
     """
 
     heard: tuple[str, ...]
     logits: Mapping[str, Floats]
     probabilities: Mapping[str, Floats]
+    values: Mapping[str, Floats]
     contributions: Mapping[str, Floats]
 
     def answer(self, head: str) -> Floats:
@@ -188,8 +190,13 @@ def _said(models: Models, windows: Sequence[Fused]) -> Said:
             )
             for head in heads
         },
+        values={
+            name: np.array([fused.values[name] for fused in windows])
+            for name in bundle.manifest.numbers
+        },
         contributions={
-            head: np.stack([fused.contributions[head] for fused in windows]) for head in heads
+            task: np.stack([fused.contributions[task] for fused in windows])
+            for task in bundle.manifest.tasks
         },
     )
 

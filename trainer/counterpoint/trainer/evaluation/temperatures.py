@@ -54,6 +54,10 @@ def run_calibrate(options: argparse.Namespace) -> None:
     bundle = load_bundle(options.bundle)
     if options.out.resolve() == options.bundle.resolve():
         raise UsageError(f"--out: {options.out} is the bundle itself; give another folder")
+    if not bundle.manifest.heads:
+        raise UsageError(
+            f"{options.bundle}: tells numbers alone, and a temperature is for probabilities"
+        )
     examples = held_out(bundle, options.dataset)
     device = open_device("cpu")
     try:

@@ -1,12 +1,13 @@
 """From a fit to a bundle: the network is cut as the engine's graphs are, so it goes as it is.
 
-What the engine's contract has no place for is refused, by name: numbers as tasks (its heads are
-classes), and stop words left out of hashed n-grams (it hashes all words).
+What the engine's contract has no place for is refused, by name: stop words left out of hashed
+n-grams (it hashes all words).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +24,13 @@ from counterpoint.engine.graphs import (
     VAD_STATE_WIDTH,
     Widths,
 )
-from counterpoint.engine.manifest import MASKS, Metric
+from counterpoint.engine.manifest import MASKS, Metric, NumberSpec
 from counterpoint.engine.preprocess.text import Tokenizer, hashed_ngrams, normalise, pad_ids
 from counterpoint.streams.errors import UsageError
-from counterpoint.trainer.data.index import SPLITS
+from counterpoint.trainer.data.index import SPLITS, Index, Task
 from counterpoint.trainer.export import About, Arrays, Parts, export_bundle
 from counterpoint.trainer.fit.build import sample_inputs
-from counterpoint.trainer.fit.run import Run, load_best
+from counterpoint.trainer.fit.run import Run, load_best, scale_of
 from counterpoint.trainer.fit.words import write_tokenizer
 from counterpoint.trainer.nets.model import MISSING, PRESENT, Blank, LineEncoder, Model
 from counterpoint.trainer.records import read_json
@@ -93,7 +94,8 @@ def export_run(
         video=specs.video,
         audio=specs.audio,
         chat=specs.chat,
-        heads=chosen,
+        heads=chosen.heads,
+        numbers=chosen.numbers,
         widths=widths,
     )
     bundle = export_bundle(parts, _about(run, chosen), target, work)
@@ -138,6 +140,7 @@ class FusionGraph(nn.Module):
             heard = torch.where(hidden, torch.full_like(own, MISSING), own)
             said.append(dict(self.model.answer(tokens, heard).fused))
         outputs: list[Tensor] = []
+        # A number's answer is standardised, as the fit has it.
         for task in self.tasks:
             values = [answers[task] for answers in said]
             nothing = torch.zeros_like(values[0])
@@ -160,31 +163,50 @@ def _shapley(values: Sequence[Tensor], place: int, count: int) -> Tensor:
     return total
 
 
-def _chosen(run: Run, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The tasks of a bundle: labels of its heads, and its numbers."""
+
+    heads: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, NumberSpec]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the fusion's outputs."""
+        return (*self.heads, *self.numbers)
+
+
+def _chosen(run: Run, tasks: Sequence[str]) -> Chosen:
     known = {task.name: task for task in run.source.index.tasks}
     for name in tasks:
         if name not in known:
             raise UsageError(f"--task: there is no {name!r}; the run has {', '.join(known)}")
     names = tuple(tasks) or tuple(known)
-    numbers = [name for name in names if known[name].kind == "number"]
-    if numbers:
-        rest = [name for name in known if known[name].kind == "classes"]
-        advice = f"; export the rest with --task {' --task '.join(rest)}" if rest else ""
-        raise UsageError(
-            f"task {numbers[0]!r} is a number, and the heads of a bundle are classes{advice}"
-        )
     text = run.config.text
     if text.use and text.stop_words and (text.encoder == "ngrams" or text.ngrams):
         raise UsageError(
             "text.stop_words with hashed n-grams: the engine hashes all words; fit without "
             "stop_words, or with 'bag' or 'embedding', which carry them in their graph"
         )
-    return {name: known[name].labels for name in names}
+    return Chosen(
+        heads={name: known[name].labels for name in names if known[name].labels},
+        numbers={
+            name: _number(known[name], run.source.index)
+            for name in names
+            if known[name].kind == "number"
+        },
+    )
 
 
-def _modules(
-    run: Run, chosen: dict[str, tuple[str, ...]], work: Path
-) -> tuple[dict[str, nn.Module], Path | None]:
+def _number(task: Task, index: Index) -> NumberSpec:
+    values = [row.labels[task.name] for row in index.of("train") if task.name in row.labels]
+    if len(set(values)) < 2:
+        raise UsageError(f"task {task.name!r}: all rows of train have the same number")
+    mean, std = scale_of(task, index)
+    return NumberSpec(mean=mean, std=std, low=min(values), high=max(values))
+
+
+def _modules(run: Run, chosen: Chosen, work: Path) -> tuple[dict[str, nn.Module], Path | None]:
     model, steps = run.model, run.source.specs.audio.steps_per_hop
     encoders: dict[str, nn.Module] = dict(model.encoders.items())
     line = encoders.get("text")
@@ -193,7 +215,7 @@ def _modules(
         "vision": encoders.get("video", Blank()),
         "audio": encoders.get("audio", Blank(steps)),
         "ngrams": line.ngrams if isinstance(line, LineEncoder) else Blank(),
-        "fusion": FusionGraph(model, tuple(chosen)).eval(),
+        "fusion": FusionGraph(model, chosen.names).eval(),
     }
     if isinstance(words, SentenceEncoder):
         export_int8(words, work / "text.int8.onnx")
@@ -257,7 +279,7 @@ def _samples(run: Run, tokenizer: Path, widths: Widths) -> dict[str, Arrays]:
     }
 
 
-def _about(run: Run, chosen: dict[str, tuple[str, ...]]) -> About:
+def _about(run: Run, chosen: Chosen) -> About:
     figures = read_json(run.folder / "metrics.json")
     metrics = {
         f"{split}_{task}_{name}": Metric(
@@ -265,7 +287,7 @@ def _about(run: Run, chosen: dict[str, tuple[str, ...]]) -> About:
         )
         for split, by_task in figures.items()
         for task, values in by_task.items()
-        if task in chosen
+        if task in chosen.names
         for name, value in values.items()
     }
     return About(
@@ -273,12 +295,12 @@ def _about(run: Run, chosen: dict[str, tuple[str, ...]]) -> About:
         licence_notice=run.config.bundle.licence_notice,
         missing_policy=MISSING_POLICY,
         model_card=_card(run, chosen, metrics),
-        temperatures={head: dict.fromkeys(MASKS, 1.0) for head in chosen},
+        temperatures={head: dict.fromkeys(MASKS, 1.0) for head in chosen.heads},
         metrics=metrics,
     )
 
 
-def _card(run: Run, chosen: dict[str, tuple[str, ...]], metrics: dict[str, Metric]) -> str:
+def _card(run: Run, chosen: Chosen, metrics: dict[str, Metric]) -> str:
     config, about, index = run.config, read_json(run.folder / "run.json"), run.source.index
     encoders = ", ".join(f"{name} {getattr(config, name).encoder}" for name in config.modalities)
     rows = ", ".join(f"{name} {len(index.of(name))}" for name in SPLITS)
@@ -289,7 +311,11 @@ def _card(run: Run, chosen: dict[str, tuple[str, ...]], metrics: dict[str, Metri
         "",
         f"- Encoders: {encoders}; fusion {config.fusion.kind}.",
         f"- Modality dropout: {config.fusion.modality_dropout}.",
-        *(f"- Head {name}: {', '.join(labels)}." for name, labels in chosen.items()),
+        *(f"- Head {name}: {', '.join(labels)}." for name, labels in chosen.heads.items()),
+        *(
+            f"- Number {name}: {spec.low:g} to {spec.high:g}."
+            for name, spec in chosen.numbers.items()
+        ),
         f"- Rows: {rows}; seed {config.fit.seed}; commit {about.get('commit')}.",
         f"- Missing: {MISSING_POLICY}",
     ]

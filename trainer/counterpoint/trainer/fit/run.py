@@ -275,13 +275,14 @@ def _module(run: Run, group: Processes) -> FitModule:
         run.model,
         index.tasks,
         config,
-        scales={task.name: _scale(task, index) for task in index.tasks if not task.labels},
+        scales={task.name: scale_of(task, index) for task in index.tasks if not task.labels},
         weights={name: _weights(number, name, config) for name, number in counts.items()},
         steps=batches * config.fit.epochs,
     )
 
 
-def _scale(task: Task, index: Index) -> tuple[float, float]:
+def scale_of(task: Task, index: Index) -> tuple[float, float]:
+    """Mean and deviation of a number in train."""
     values = [row.labels[task.name] for row in index.of("train") if task.name in row.labels]
     mean = sum(values) / len(values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

@@ -183,7 +183,7 @@ function ended(problem) {
 function received(message) {
   const handlers = {
     hello: () => {
-      results.hello(message.heads);
+      results.hello(message.heads, message.numbers);
       people(message.participants);
     },
     prediction: () => results.prediction(message.participant, message.document),

@@ -135,6 +135,32 @@ export function speaksFor(document, report) {
   return said;
 }
 
+/** A number with the digits that its range is worth telling: about a hundredth of it. */
+export function figure(value, [low, high]) {
+  const digits = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(high - low))));
+  return value.toFixed(digits).replace("-", "−");
+}
+
+/** A line for each run of points; a point stands for the hop before it, like a band. */
+export function linePath(points, name, [low, high], { x, height, hopMs, gapMs }) {
+  const y = (value) =>
+    round(height * (1 - Math.min(1, Math.max(0, (value - low) / (high - low)))));
+  const known = points.filter((p) => Number.isFinite(p.numbers[name]));
+  return runs(known, gapMs).map((run) => {
+    const all = [{ ...run[0], t: run[0].t - hopMs }, ...run];
+    return `M${all.map((p) => `${round(Math.max(0, x(p.t)))} ${y(p.numbers[name])}`).join("L")}`;
+  }).join("");
+}
+
+/** What a number's chart shows, in words. */
+export function numberText(name, range, points) {
+  const known = points.map((p) => p.numbers[name]).filter(Number.isFinite);
+  if (known.length === 0) return `${name}: nothing in the last 60 seconds.`;
+  const say = (value) => figure(value, range);
+  return `${name}, last 60 seconds: now ${say(known.at(-1))}, between `
+    + `${say(Math.min(...known))} and ${say(Math.max(...known))}.`;
+}
+
 /** +3.1, −0.4 with a true minus. */
 export function signed(value) {
   return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;

@@ -1,7 +1,7 @@
 // What each modality gave: a card with its state, coverage, age and what it speaks for, and its
 // states over the last minute.
 
-import { duration, percent, signed, speaksFor, stateSpans, timeScale } from "./chart.js";
+import { duration, figure, percent, signed, speaksFor, stateSpans, timeScale } from "./chart.js";
 import { el, newId, setText, svg } from "./dom.js";
 import { axis, hatch } from "./heads.js";
 import { SPAN_MS, gapLimit } from "./history.js";
@@ -25,7 +25,7 @@ export class ModalityCards {
   draw(document) {
     for (const [name, report] of Object.entries(document.modalities)) {
       if (!this.#cards.has(name)) this.#add(name);
-      this.#fill(this.#cards.get(name), document, report);
+      this.#fill(this.#cards.get(name), document, name);
     }
   }
 
@@ -47,18 +47,27 @@ export class ModalityCards {
       el("p", { class: "speaks" }, "Speaks for"), card.says));
   }
 
-  #fill(card, document, report) {
+  #fill(card, document, name) {
+    const report = document.modalities[name];
     setText(card.state, report.state);
     card.state.dataset.state = report.state;
     setText(card.reason, report.reason ?? "");
     setText(card.coverage, percent(report.coverage ?? 0));
     setText(card.age, report.age_ns === null ? "–" : duration(report.age_ns / 1e6));
     const said = speaksFor(document, report);
-    const spoken = JSON.stringify(report.contributions);
+    const added = Object.entries(document.numbers ?? {})
+      .map(([number, { contributions, range }]) => [number, contributions[name] ?? 0, range])
+      .filter(([, value]) => value !== 0);
+    const spoken = JSON.stringify([report.contributions, added]);
     if (spoken === card.spoken) return;
     card.spoken = spoken;
-    card.says.replaceChildren(...(said.length === 0 ? [el("li", { class: "soft" }, "nothing")]
-      : said.map((one) => this.#say(one, document, report))));
+    const items = [
+      ...said.map((one) => this.#say(one, document, report)),
+      ...added.map(([number, value, range]) => el("li", {}, el("span", { class: "soft" },
+        `${number} `), `${value > 0 ? "+" : ""}${figure(value, range)}`)),
+    ];
+    card.says.replaceChildren(
+      ...(items.length === 0 ? [el("li", { class: "soft" }, "nothing")] : items));
   }
 
   #say({ head, label, value }, document, report) {

@@ -76,6 +76,8 @@ function toPoint(document) {
     revision: document.revision ?? 0,
     heads: Object.fromEntries(
       Object.entries(document.heads).map(([name, head]) => [name, head.probabilities])),
+    numbers: Object.fromEntries(
+      Object.entries(document.numbers ?? {}).map(([name, number]) => [name, number.value])),
     states: Object.fromEntries(
       Object.entries(document.modalities).map(([name, report]) => [name, report.state])),
     document,

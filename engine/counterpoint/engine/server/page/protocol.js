@@ -6,9 +6,15 @@ const isText = (value) => typeof value === "string";
 const isTexts = (value) => Array.isArray(value) && value.every(isText);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
+const isRange = (value) => Array.isArray(value) && value.length === 2
+  && value.every(Number.isFinite) && value[0] < value[1];
+const isNumber = (value) => isObject(value) && Number.isFinite(value.value) && isRange(value.range)
+  && isObject(value.contributions) && Object.values(value.contributions).every(Number.isFinite);
+
 const SHAPES = {
   hello: (m) => isText(m.session) && isText(m.participant) && isObject(m.heads)
-    && Object.values(m.heads).every(isTexts) && isTexts(m.participants),
+    && Object.values(m.heads).every(isTexts) && isTexts(m.participants)
+    && Object.values(m.numbers ?? {}).every(isRange),
   prediction: (m) => (m.participant === null || isText(m.participant)) && isDocument(m.document),
   chat: (m) => isText(m.author) && isText(m.text),
   participants: (m) => isTexts(m.names),
@@ -24,6 +30,7 @@ function isDocument(document) {
       isObject(head) && isTexts(head.labels) && Array.isArray(head.probabilities)
       && head.labels.length === head.probabilities.length
       && head.probabilities.every(Number.isFinite))
+    && Object.values(document.numbers ?? {}).every(isNumber)
     && isObject(document.modalities) && Object.values(document.modalities).every(isObject)
     && Number.isFinite(Date.parse(document.end_wall))
     && Number.isFinite(Date.parse(document.emitted_wall))

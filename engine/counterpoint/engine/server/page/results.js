@@ -1,11 +1,12 @@
 // All predictions of a connection and what is shown of them.
 
 import { chosenStream } from "./streams.js";
-import { duration, greatest } from "./chart.js";
+import { duration, figure, greatest } from "./chart.js";
 import { byId, el, setText, show } from "./dom.js";
 import { HeadPanel } from "./heads.js";
 import { ModalityCards, StateLanes } from "./heard.js";
 import { History } from "./history.js";
+import { NumberPanel } from "./numbers.js";
 import { Latency, Seldom } from "./protocol.js";
 import { dropReason, tierWords } from "./words.js";
 
@@ -60,9 +61,10 @@ export class Results {
     this.#schedule();
   }
 
-  /** The heads the engine speaks about, before it says anything of them. */
-  hello(heads) {
+  /** The heads and numbers the engine speaks about, before it says anything of them. */
+  hello(heads, numbers = {}) {
     for (const [name, labels] of Object.entries(heads)) this.#panel(name, labels);
+    for (const [name, range] of Object.entries(numbers)) this.#numberPanel(name, range);
   }
 
   /** One prediction, of a participant or (null) of the session. */
@@ -100,12 +102,21 @@ export class Results {
 
   #panel(name, labels) {
     const known = this.#panels.get(name);
-    if (known && known.labels.join("\n") === labels.join("\n")) return known;
+    if (known?.labels?.join("\n") === labels.join("\n")) return known;
     const panel = new HeadPanel(name, labels);
     if (known) known.element.replaceWith(panel.element);
     else byId("heads").append(panel.element);
     this.#panels.set(name, panel);
     return panel;
+  }
+
+  #numberPanel(name, range) {
+    const known = this.#panels.get(name);
+    if (known?.range?.join() === range.join()) return;
+    const panel = new NumberPanel(name, range);
+    if (known) known.element.replaceWith(panel.element);
+    else byId("heads").append(panel.element);
+    this.#panels.set(name, panel);
   }
 
   #schedule() {
@@ -126,6 +137,9 @@ export class Results {
     const newest = Date.parse(document.end_wall);
     const now = Math.max(newest, offsetMs === null ? newest : pageMs + offsetMs);
     for (const [name, head] of Object.entries(document.heads)) this.#panel(name, head.labels);
+    for (const [name, number] of Object.entries(document.numbers ?? {})) {
+      this.#numberPanel(name, number.range);
+    }
     for (const panel of this.#panels.values()) panel.draw(history, now);
     this.#cards.draw(document);
     this.#lanes.draw(history, now);
@@ -171,8 +185,12 @@ export class Results {
 
   #announce(document) {
     if (!byId("announce").checked) return;
-    const text = Object.entries(document.heads)
-      .map(([name, head]) => `${name} ${head.labels[greatest(head.probabilities)]}`).join(", ");
+    const text = [
+      ...Object.entries(document.heads)
+        .map(([name, head]) => `${name} ${head.labels[greatest(head.probabilities)]}`),
+      ...Object.entries(document.numbers ?? {})
+        .map(([name, { value, range }]) => `${name} ${figure(value, range)}`),
+    ].join(", ");
     const said = this.#seldom.say(text, this.#clock().pageMs);
     if (said !== null) setText(byId("aloud"), said);
   }

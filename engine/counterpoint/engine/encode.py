@@ -22,9 +22,6 @@ from counterpoint.engine.preprocess.text import hashed_ngrams, normalise, pad_id
 from counterpoint.engine.preprocess.voice import VoiceActivity
 from counterpoint.streams.types import ChatLine, Float32Array, Modality, VideoFrame
 
-SPEECH_THRESHOLD = 0.5
-"""Speech probability of a hop from which it counts as voiced; the VAD's own recommendation."""
-
 STEP_VALID_SHARE = 0.5
 """A step of the audio embedding counts when at least this share of its samples is valid."""
 
@@ -311,7 +308,7 @@ class _Sounds:
         started = bench.stages.now_ns()
         log_mel = self._log_mel.push(cell.samples, cell.valid)
         started = bench.stages.add("log_mel", started)
-        voiced = self._voice.push(cell.samples, cell.valid) >= SPEECH_THRESHOLD
+        voiced = self._voice.push(cell.samples, cell.valid) >= self._spec.voice_threshold
         started = bench.stages.add("voice", started)
         steps = cell.valid.reshape(self._spec.steps_per_hop, -1).mean(axis=1) >= STEP_VALID_SHARE
         if not steps.any():

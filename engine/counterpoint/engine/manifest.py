@@ -23,7 +23,7 @@ from counterpoint.engine.graphs import (
     graph_contract,
 )
 from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
-from counterpoint.engine.strict import ShapeError, decode, encode, parse_json
+from counterpoint.engine.strict import OPTIONAL, ShapeError, decode, encode, parse_json
 from counterpoint.streams.errors import UsageError
 
 SCHEMA_VERSION: Final = 1
@@ -148,7 +148,7 @@ class Manifest:
     missing_policy: str
     temperatures: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, Metric]
-    numbers: Mapping[str, NumberSpec] = field(default_factory=dict)
+    numbers: Mapping[str, NumberSpec] = field(default_factory=dict, metadata=OPTIONAL)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
     @property
@@ -229,7 +229,7 @@ def _parse(data: bytes, engine: str) -> Manifest:
             f"the bundle has {json.dumps(found)}, this engine reads {SCHEMA_VERSION}; "
             "take a bundle and an engine of the same schema version",
         )
-    manifest = decode(Manifest, {"numbers": {}, **document})
+    manifest = decode(Manifest, document)
     check_manifest(manifest, engine=engine)
     return manifest
 
@@ -237,8 +237,6 @@ def _parse(data: bytes, engine: str) -> Manifest:
 def format_manifest(manifest: Manifest) -> bytes:
     """The inverse of `parse_manifest`: UTF-8, indented, the same bytes for the same manifest."""
     document = {"schema_version": SCHEMA_VERSION, **encode(manifest)}
-    if not manifest.numbers:
-        del document["numbers"]  # as it was before there were any: the same bytes, the same digest
     return (json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 

@@ -11,9 +11,23 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 T = TypeVar("T")
+
+OPTIONAL: Final[Mapping[str, Any]] = {"optional": True}
+"""Metadata of a dataclass field with a default that JSON may leave out. `encode` leaves it out
+where it has its default: so a key that came later changes no document that was there before."""
 
 _NAMES = {
     dict: "an object",
@@ -61,12 +75,22 @@ def decode(hint: type[T], value: Any, path: str = "") -> T:
 def encode(value: Any) -> Any:
     """The inverse of `decode`: dataclasses and mappings as dicts, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: encode(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("optional") and getattr(value, f.name) == _default(f))
+        }
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:
@@ -109,13 +133,16 @@ def _decode_dataclass(hint: type, value: Any, path: str) -> Any:
     _expect(dict, value, path)
     hints = get_type_hints(hint)
     names = [f.name for f in dataclasses.fields(hint)]
+    optional = {f.name for f in dataclasses.fields(hint) if f.metadata.get("optional")}
     for key in value:
         if key not in names:
             raise ShapeError(join(path, key), f"unknown key; known here: {', '.join(names)}")
     for name in names:
-        if name not in value:
+        if name not in value and name not in optional:
             raise ShapeError(join(path, name), "missing key")
-    fields = {name: _decode(hints[name], value[name], join(path, name)) for name in names}
+    fields = {
+        name: _decode(hints[name], value[name], join(path, name)) for name in names if name in value
+    }
     try:
         return hint(**fields)
     except (ValueError, TypeError) as error:

@@ -7,8 +7,9 @@ another way than those it was fitted on. Field names are the manifest's keys.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from counterpoint.engine.strict import OPTIONAL
 from counterpoint.streams.types import NS_PER_S
 
 HOP_NS = 250_000_000
@@ -83,6 +84,9 @@ class AudioSpec:
         context_frames: frames of the previous hop put before those of this hop.
         steps_per_hop: embeddings that the encoder gives for each hop.
         mean, std: (mel_bins,) of the log-mel; the input is ``(x - mean) / std``.
+        voice_threshold: probability of speech from which on a hop has a voice; 0.5 is the
+            detector's own advice. Sound without one is kept from the model; one
+            that learned from loud noise may want less. A manifest may leave it out.
     """
 
     context_ns: int = 3_000_000_000
@@ -97,6 +101,7 @@ class AudioSpec:
     steps_per_hop: int = 5
     mean: tuple[float, ...] = (0.0,) * 64
     std: tuple[float, ...] = (1.0,) * 64
+    voice_threshold: float = field(default=0.5, metadata=OPTIONAL)
 
     @property
     def frame_samples(self) -> int:
@@ -132,6 +137,10 @@ class AudioSpec:
             mel_bins=self.mel_bins,
             steps_per_hop=self.steps_per_hop,
         )
+        if not 0 <= self.voice_threshold <= 1:
+            raise ValueError(
+                f"audio.voice_threshold must lie in [0, 1], not {self.voice_threshold}"
+            )
         if self.rate_hz * self.frame_ns % NS_PER_S:
             raise ValueError(
                 f"audio.frame_ns must hold a whole number of samples at {self.rate_hz} Hz, "

@@ -120,6 +120,20 @@ def test_the_published_schema_describes_the_manifest(pristine: Bundle) -> None:
     assert list(validator.iter_errors({**document, "extra": 1}))
 
 
+def test_what_may_be_left_out_is_written_only_where_it_says_something(pristine: Bundle) -> None:
+    manifest = pristine.manifest
+    assert manifest.audio.voice_threshold == 0.5
+    assert b"voice_threshold" not in format_manifest(manifest)
+    audio = dataclasses.replace(manifest.audio, voice_threshold=0.25)
+    modalities = dataclasses.replace(manifest.modalities, audio=audio)
+    other = dataclasses.replace(manifest, modalities=modalities)
+    assert b'"voice_threshold": 0.25' in format_manifest(other)
+    assert parse_manifest(format_manifest(other)) == other
+    document = json.loads(format_manifest(other))
+    schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+    assert list(schema.iter_errors(document)) == []
+
+
 def test_a_bundle_is_described_by_a_json_document(pristine: Bundle) -> None:
     description = describe(pristine)
     assert json.loads(json.dumps(description)) == description
@@ -304,6 +318,10 @@ def test_where_no_bundle_is_the_error_says_so(tmp_path: Path, make: Callable[[Pa
         (put("modalities/audio/mean", [0.0]), "modalities.audio.mean must have 64 values"),
         (put("modalities/audio/mean/3", "0"), "modalities.audio.mean[3]: must be a number"),
         (put("modalities/audio/steps_per_hop", 7), "modalities.audio.steps_per_hop: does not fit"),
+        (
+            put("modalities/audio/voice_threshold", 1.5),
+            "modalities.audio.voice_threshold must lie in [0, 1], not 1.5",
+        ),
         (put("modalities/audio/mel_bins", 0), "modalities.audio.mel_bins must be positive"),
         (put("modalities/chat", []), "modalities.chat: must be an object, not a list"),
         (put("graphs/smell", {}), "graphs.smell.file: missing key"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -89,6 +90,22 @@ def test_sound_that_comes_late_is_encoded_as_if_it_had_always_been_there(models:
     amended = {**with_hole, **newest(late.take_features())}
     assert amended == expected
     assert with_hole[Modality.AUDIO, 2] != expected[Modality.AUDIO, 2]
+
+
+def test_the_bundle_says_from_which_probability_on_a_hop_has_a_voice(models: Models) -> None:
+    def voiced(threshold: float) -> list[bool]:
+        manifest = models.bundle.manifest
+        audio = replace(manifest.audio, voice_threshold=threshold)
+        changed = replace(manifest, modalities=replace(manifest.modalities, audio=audio))
+        with_threshold = replace(models, bundle=replace(models.bundle, manifest=changed))
+        encoder = encoder_of(with_threshold)
+        encoder.encode([sound(index) for index in range(1, 9)])
+        return [feature.voiced for feature in encoder.take_features()]
+
+    counts = [sum(voiced(threshold)) for threshold in (0.0, 0.1, 0.5)]
+    assert counts[0] == 8
+    assert counts == sorted(counts, reverse=True)
+    assert 0 < counts[2] < counts[0]
 
 
 def test_two_cells_that_change_together_are_both_as_if_they_had_always_been_there(

@@ -3,9 +3,9 @@
 Priors: faces and lines that the bundle was not trained on, each the answer of one context, drawn so
 that classes occur with other shares than in the bundle's data. Every answer is adapted by those
 before it in its session. ``gain`` is the mean change over the sessions, ``worst`` the session with
-the least; ``adapted`` the share of answers that were changed at all. Base ``unheard`` is what the
-engine uses: what the bundle answers when nothing is heard. ``measured`` is the mean answer on 3,000
-training pictures: what a bundle could state.
+the least; ``adapted`` the share of answers that were changed at all. Base ``stated`` is what the
+bundle says of its own mean answers with just this modality, and what the engine uses;
+``unheard`` is what it answers when nothing is heard, for bundles that do not say.
 
 Baseline: RAVDESS' actors 17 to 20, unknown to the bundle, all clips of an actor in a row through
 the engine: one session. The first minute with a voice makes the baseline; clips behind it are
@@ -83,7 +83,7 @@ def priors(models: Models, data: Path, kept: Kept) -> list[dict[str, Any]]:
 
     for document in kept.get("priors", make):
         held = prior.Held.read(document)
-        bases = {"unheard": held.unheard, "measured": held.measured}
+        bases = {"unheard": held.unheard, "stated": held.stated}
         for shift, shares in prior.SHIFTS[held.labels].items():
             for name, base in bases.items():
                 if base is None:

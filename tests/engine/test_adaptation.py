@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterpoint.engine.adapt.adapter import Adapter, signals
+from counterpoint.engine.adapt.adapter import Adapter, base_of, signals, unheard_shares
 from counterpoint.engine.adapt.baseline import LEAST_PROBABILITY, Baseline
 from counterpoint.engine.adapt.drift import Drift
 from counterpoint.engine.adapt.prior import PriorEstimate, bounded, chi_square_quantile, floored
@@ -25,6 +26,8 @@ from counterpoint.engine.fuse import Fused
 from counterpoint.engine.prediction import HeadResult
 from counterpoint.streams.errors import UnavailableError
 from counterpoint.streams.types import Modality
+from tests.support.bundles import tiny_bundle
+from tests.support.sessions import load_models
 
 LABELS = ("a", "b", "c")
 BASE = (0.5, 0.3, 0.2)
@@ -287,10 +290,23 @@ def adapter(
         drift=drift,
     )
     spacing = {Modality.VIDEO: 2, Modality.AUDIO: 4, Modality.CHAT: 10}
-    return Adapter("test", section, unheard={"mood": BASE}, spacing=spacing, watched_every=4)
+    return Adapter("test", section, base=lambda head, heard: BASE, spacing=spacing, watched_every=4)
 
 
 SHIFTED = (0.02, 0.03, 0.95)
+
+
+def test_priors_start_from_what_the_bundle_states_for_what_is_heard(tmp_path: Path) -> None:
+    models = load_models(tiny_bundle(tmp_path / "tiny"))
+    unheard = unheard_shares(models)
+    stated = {"sentiment": {"100": (0.2, 0.5, 0.3)}}
+    manifest = replace(models.bundle.manifest, shares=stated)
+    with_shares = replace(models, bundle=replace(models.bundle, manifest=manifest))
+    base = base_of(with_shares)
+    assert base("sentiment", "100") == (0.2, 0.5, 0.3)
+    assert base("sentiment", "101") == unheard["sentiment"]
+    assert base("emotion", "100") == unheard["emotion"]
+    assert base_of(models)("sentiment", "100") == unheard["sentiment"]
 
 
 def test_windows_that_share_data_count_once() -> None:

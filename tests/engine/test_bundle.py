@@ -126,7 +126,9 @@ def test_what_may_be_left_out_is_written_only_where_it_says_something(pristine: 
     assert b"voice_threshold" not in format_manifest(manifest)
     audio = dataclasses.replace(manifest.audio, voice_threshold=0.25)
     modalities = dataclasses.replace(manifest.modalities, audio=audio)
-    other = dataclasses.replace(manifest, modalities=modalities)
+    shares = {"sentiment": {"001": (0.2, 0.5, 0.3)}}
+    assert b"shares" not in format_manifest(manifest)
+    other = dataclasses.replace(manifest, modalities=modalities, shares=shares)
     assert b'"voice_threshold": 0.25' in format_manifest(other)
     assert parse_manifest(format_manifest(other)) == other
     document = json.loads(format_manifest(other))
@@ -360,6 +362,11 @@ def test_where_no_bundle_is_the_error_says_so(tmp_path: Path, make: Callable[[Pa
         (put("temperatures/emotion/101", 0), "temperatures.emotion.101: must be positive"),
         (put("temperatures/emotion/000", 1), "temperatures.emotion.000: unknown key"),
         (put("temperatures/mood", {}), "temperatures.mood: unknown key"),
+        (put("shares", {"mood": {}}), "shares.mood: is no head"),
+        (put("shares", {"sentiment": {"000": [0.5, 0.5, 0]}}), "shares.sentiment.000: unknown key"),
+        (put("shares", {"sentiment": {"001": [0.5, 0.5]}}), "shares.sentiment.001: must have 3"),
+        (put("shares", {"sentiment": {"001": [0.5, 0.5, 0.5]}}), "must not be negative, and sum"),
+        (put("shares", {"sentiment": {"001": [1.5, -0.5, 0]}}), "must not be negative, and sum"),
         (put("metrics/f1", {"value": 1.0}), "metrics.f1.split: missing key"),
         (put("files", 3), "files: must be an object, not an integer"),
     ],

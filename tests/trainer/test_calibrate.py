@@ -25,6 +25,7 @@ from counterpoint.trainer.calibrate import (
     cross_entropy,
     fit_masks,
     fit_temperature,
+    mean_shares,
 )
 
 pytestmark = pytest.mark.trainer
@@ -69,6 +70,13 @@ def test_no_other_temperature_within_the_bounds_is_better(seed: int, scale: floa
     best = cross_entropy(given_samples, temperature)
     for other in np.geomspace(LOWEST, HIGHEST, 40):
         assert best <= cross_entropy(given_samples, float(other)) + 1e-6 * (1 + abs(best))
+
+
+def test_mean_shares_are_those_of_scaled_and_weighted_rows() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0) * 2, 0.0]])
+    assert mean_shares(logits, 2.0) == pytest.approx([(0.5 + 0.75) / 2, (0.5 + 0.25) / 2], abs=1e-5)
+    weight = torch.tensor([3.0, 1.0]).double()
+    assert mean_shares(logits, 2.0, weight)[0] == pytest.approx((3 * 0.5 + 0.75) / 4, abs=1e-5)
 
 
 def test_a_weight_counts_as_that_many_samples() -> None:

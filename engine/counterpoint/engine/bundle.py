@@ -86,6 +86,11 @@ class Bundle:
             raise ValueError(f"no mask {mask!r}; there are {', '.join(MASKS)}")
         return by_mask[mask]
 
+    def shares(self, head: str, mask: str) -> tuple[float, ...] | None:
+        """Mean probabilities of a head where the modalities of ``mask`` are present, on the data
+        that it is calibrated on; None where the bundle does not say."""
+        return self.manifest.shares.get(head, {}).get(mask)
+
     def read_bytes(self, path: str) -> bytes:
         """A file of the bundle, checked against the manifest as it is read.
 
@@ -219,6 +224,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "modalities": encode(manifest.modalities),
         "missing_policy": manifest.missing_policy,
         "temperatures": encode(manifest.temperatures),
+        "shares": encode(manifest.shares),
         "graphs": {
             role: {
                 "file": spec.file,

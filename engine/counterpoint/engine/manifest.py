@@ -36,6 +36,9 @@ MASKS: Final = tuple(
 )
 """Which of video, audio and chat are present, as ``"101"``; at least one is."""
 
+SHARES_SUM_TOLERANCE: Final = 1e-3
+"""They are written with few digits."""
+
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"\d+(\.\d+)*")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:\d{2}))?")
@@ -133,6 +136,8 @@ class Manifest:
         missing_policy: in words, what the model does where a modality is missing.
         temperatures: by head and mask (`MASKS`); probabilities are softmax(logits / temperature).
         metrics: by name.
+        shares: by head and mask, the mean of its probabilities on the data that they are calibrated
+            on, from which prior adaptation starts; heads, masks and the key may be left out.
         numbers: tasks whose answers are numbers, by name; ``manifest.json`` may leave it out.
         files: by path, every file of the bundle but the manifest itself. `write_bundle` fills it.
     """
@@ -148,6 +153,9 @@ class Manifest:
     missing_policy: str
     temperatures: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, Metric]
+    shares: Mapping[str, Mapping[str, tuple[float, ...]]] = field(
+        default_factory=dict, metadata=OPTIONAL
+    )
     numbers: Mapping[str, NumberSpec] = field(default_factory=dict, metadata=OPTIONAL)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
@@ -262,6 +270,7 @@ def check_manifest(manifest: Manifest, *, engine: str) -> None:
         )
     _check_modalities(manifest)
     _check_heads(manifest)
+    _check_shares(manifest)
     _check_graphs(manifest)
     _check_files(manifest)
 
@@ -309,6 +318,20 @@ def _check_heads(manifest: Manifest) -> None:
                 raise ShapeError(
                     f"temperatures.{head}.{mask}", f"must be positive, not {temperature}"
                 )
+
+
+def _check_shares(manifest: Manifest) -> None:
+    for head, by_mask in manifest.shares.items():
+        if head not in manifest.heads:
+            raise ShapeError(f"shares.{head}", "is no head")
+        for mask, shares in by_mask.items():
+            path, labels = f"shares.{head}.{mask}", manifest.heads[head].labels
+            if mask not in MASKS:
+                raise ShapeError(path, f"unknown key; known here: {', '.join(MASKS)}")
+            if len(shares) != len(labels):
+                raise ShapeError(path, f"must have {len(labels)} values, not {len(shares)}")
+            if min(shares) < 0 or abs(sum(shares) - 1) > SHARES_SUM_TOLERANCE:
+                raise ShapeError(path, "must not be negative, and sum to 1")
 
 
 def _check_graphs(manifest: Manifest) -> None:

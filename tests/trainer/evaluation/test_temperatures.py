@@ -60,6 +60,12 @@ def test_masks_with_enough_rows_are_fitted_and_the_others_stay(
                 assert LOWEST <= made.temperature(head, mask) <= HIGHEST
             else:
                 assert made.temperature(head, mask) == bundle.temperature(head, mask)
+    # What the head says on average of the rows that it is calibrated on now.
+    shares = made.shares("emotion", "001")
+    assert shares is not None
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert set(made.manifest.shares) == {"emotion"}
+    assert set(made.manifest.shares["emotion"]) == {"001"}
     for role, spec in bundle.manifest.graphs.items():
         assert made.manifest.graphs[role] == spec
         assert made.read_bytes(spec.file) == bundle.read_bytes(spec.file)

@@ -74,6 +74,19 @@ def fit_masks(samples: Mapping[str, Samples]) -> dict[str, Fitted]:
     return found
 
 
+def mean_shares(logits: Tensor, temperature: float, weight: Tensor | None = None) -> list[float]:
+    """(C,) mean of ``softmax(logits / temperature)`` over N rows, to five digits.
+
+    Args:
+        logits: (N, C).
+        weight: (N,) how much each counts; None for all alike.
+    """
+    found = torch.softmax(logits.double() / temperature, dim=1)
+    weights = torch.ones(len(found)).double() if weight is None else weight
+    mean = (found * weights.unsqueeze(1)).sum(dim=0) / weights.sum()
+    return [round(value, 5) for value in mean.tolist()]
+
+
 def cross_entropy(samples: Samples, temperature: float) -> float:
     """Weighted mean of the cross-entropy of ``softmax(logits / temperature)``."""
     return _loss(samples.logits, samples.target, samples.weight, 1 / temperature)

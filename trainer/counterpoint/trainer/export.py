@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -99,6 +99,7 @@ class About:
     model_card: str
     temperatures: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, Metric]
+    shares: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
 
 def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundle:
@@ -175,6 +176,10 @@ def export_bundle(parts: Parts, about: About, target: Path, work: Path) -> Bundl
         missing_policy=about.missing_policy,
         temperatures=about.temperatures,
         metrics=about.metrics,
+        shares={
+            head: {mask: tuple(shares) for mask, shares in by_mask.items()}
+            for head, by_mask in about.shares.items()
+        },
     )
     return write_bundle(target, manifest, files=files, replace=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Adapter:
     Args:
         session: its name, for the log.
         section: what is on; something is.
-        unheard: head -> (C,) the classes' shares in the bundle's data: its answer when nothing is
-            heard.
+        base: head and what was heard -> (C,) the classes' shares that its outputs are calibrated
+            to.
         spacing: modality -> its context, in hops.
         watched_every: hops from one window that drift looks at to the next.
 
@@ -50,13 +50,13 @@ class Adapter:
         session: str,
         section: AdaptationSection,
         *,
-        unheard: Mapping[str, tuple[float, ...]],
+        base: Callable[[str, str], tuple[float, ...]],
         spacing: Mapping[Modality, int],
         watched_every: int,
     ) -> None:
         self._session = session
         self._section = section
-        self._unheard = unheard
+        self._base = base
         self._spacing = spacing
         self._watched_every = watched_every
         # By what was heard: outputs with other inputs are biased otherwise.
@@ -107,7 +107,7 @@ class Adapter:
             estimate = self._priors.get((head, heard))
             if estimate is None:
                 estimate = self._priors[head, heard] = PriorEstimate(
-                    self._unheard[head],
+                    self._base(head, heard),
                     bound=self._section.prior_bound,
                     strength=self._section.prior_strength,
                     memory=self._section.prior_memory,
@@ -201,6 +201,13 @@ def unheard_shares(models: Models) -> dict[str, tuple[float, ...]]:
     }
 
 
+def base_of(models: Models) -> Callable[[str, str], tuple[float, ...]]:
+    """What prior adaptation starts from: the shares that the bundle states for what was heard, else
+    `unheard_shares`."""
+    bundle, unheard = models.bundle, unheard_shares(models)
+    return lambda head, heard: bundle.shares(head, heard) or unheard[head]
+
+
 def open_adapter(session: str, section: AdaptationSection, models: Models) -> Adapter | None:
     """A session's adapter; None where nothing is on.
 
@@ -218,7 +225,7 @@ def open_adapter(session: str, section: AdaptationSection, models: Models) -> Ad
     return Adapter(
         session,
         section,
-        unheard=unheard_shares(models),
+        base=base_of(models),
         spacing={modality: -(-ns // hop_ns) for modality, ns in contexts_ns.items()},
         watched_every=-(-WATCHED_EVERY_NS // hop_ns),
     )

@@ -86,6 +86,7 @@ def export_affect(data: Path, out: Path, config: AffectConfig, target: Path) -> 
             missing_policy=MISSING_POLICY,
             model_card=model_card(metrics, _stages(out), config),
             temperatures=read_json(out / "fusion" / "temperatures.json"),
+            shares=read_json(out / "fusion" / "shares.json"),
             metrics=metrics,
         )
         return export_bundle(parts, about, directory, out / "export")

@@ -33,7 +33,7 @@ from counterpoint.trainer.affect.audio import (
 from counterpoint.trainer.affect.text import Lines, TextModel, text_logits
 from counterpoint.trainer.affect.text_fit import one_hot
 from counterpoint.trainer.affect.vision import VisionModel, predict
-from counterpoint.trainer.calibrate import fit_temperature, softmax
+from counterpoint.trainer.calibrate import fit_temperature, mean_shares, softmax
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.ferplus import read_ferplus
 from counterpoint.trainer.data.speech import CALIBRATION, read_speech
@@ -191,6 +191,7 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
     both = Lone(tweets=tweets[0].and_also(tweets[1]), comments=comments[0].and_also(comments[1]))
     with record.timed("fit temperatures"):
         temperatures: dict[str, dict[str, float]] = {head: {} for head in HEADS}
+        shares: dict[str, dict[str, list[float]]] = {head: {} for head in HEADS}
         table: dict[str, dict[str, float]] = {}
         for mask in MASKS:
             alone = mask.count("1") == 1
@@ -202,9 +203,11 @@ def train_fusion(data: Path, out: Path, config: AffectConfig) -> None:
                     logits, target = answers_of(fusion, head, triples, mask, singly, generator)
                 temperature = fit_temperature(logits, target)
                 temperatures[head][mask] = temperature
+                shares[head][mask] = mean_shares(logits, temperature)
                 table[mask] |= _figures(head, logits, target, temperature)
             record.say(f"{mask} {table[mask]}")
     write_json(out / "fusion" / "temperatures.json", temperatures)
+    write_json(out / "fusion" / "shares.json", shares)
     save_weights(out / "fusion" / "sentiment.safetensors", fusion.sentiment)
     save_weights(out / "fusion" / "emotion.safetensors", fusion.emotion)
     record.metrics = {

@@ -17,7 +17,7 @@ from counterpoint.engine.device import open_device
 from counterpoint.engine.manifest import MASKS
 from counterpoint.engine.models import Models
 from counterpoint.streams.errors import UsageError
-from counterpoint.trainer.calibrate import Fitted, Samples, fit_masks
+from counterpoint.trainer.calibrate import Fitted, Samples, fit_masks, mean_shares
 from counterpoint.trainer.data.index import DatasetError, Example
 from counterpoint.trainer.evaluation.command import Progress
 from counterpoint.trainer.evaluation.dataset import read_for
@@ -35,6 +35,7 @@ class Line:
     Fields:
         rows, speakers: how many say something with just this mask heard.
         fitted: None where there are too few rows.
+        shares: mean probabilities with the temperature fitted; None where there is none.
     """
 
     head: str
@@ -43,6 +44,7 @@ class Line:
     speakers: int
     before: float
     fitted: Fitted | None
+    shares: tuple[float, ...] | None = None
 
     @property
     def after(self) -> float:
@@ -111,10 +113,17 @@ def fit_bundle(
                 speakers=0 if samples is None else len(set(samples.speakers or ())),
                 before=bundle.temperature(head, mask),
                 fitted=fitted.get(mask),
+                shares=_shares(samples, fitted.get(mask)),
             )
             for mask, (samples, rows) in by_mask.items()
         ]
     return lines
+
+
+def _shares(samples: Samples | None, fitted: Fitted | None) -> tuple[float, ...] | None:
+    if samples is None or fitted is None:
+        return None
+    return tuple(mean_shares(samples.logits, fitted.temperature, samples.weight))
 
 
 def _samples(head: str, mask: str, scored: Sequence[Scored]) -> tuple[Samples | None, int]:
@@ -143,7 +152,8 @@ def _samples(head: str, mask: str, scored: Sequence[Scored]) -> tuple[Samples | 
 
 
 def write_calibrated(bundle: Bundle, lines: Sequence[Line], out: Path, dataset: str) -> Bundle:
-    """The bundle with these temperatures; figures of calibration that no longer hold are dropped.
+    """The bundle with these temperatures and shares; figures of calibration that no longer hold
+    are dropped.
 
     Raises:
         BundleError: ``out`` is something else than a bundle.
@@ -155,7 +165,13 @@ def write_calibrated(bundle: Bundle, lines: Sequence[Line], out: Path, dataset: 
     metrics = {
         name: metric for name, metric in bundle.manifest.metrics.items() if not name.endswith("ece")
     }
-    manifest = dataclasses.replace(bundle.manifest, temperatures=temperatures, metrics=metrics)
+    shares = {head: dict(by_mask) for head, by_mask in bundle.manifest.shares.items()}
+    for line in lines:
+        if line.shares is not None:
+            shares.setdefault(line.head, {})[line.mask] = line.shares
+    manifest = dataclasses.replace(
+        bundle.manifest, temperatures=temperatures, shares=shares, metrics=metrics
+    )
     return rebundle(bundle, out, manifest, card=_card(bundle, lines, dataset))
 
 

@@ -71,7 +71,7 @@ def test_what_went_on_from_another_bundle_is_said() -> None:
     assert "--start" not in model_card({}, given, AffectConfig())
     given["audio"]["metrics"]["started_from"] = "0123456789abcdef"
     card = model_card({}, given, AffectConfig())
-    assert "--out DIR` (audio with `--start BUNDLE`), seed 0; epochs: vision 45,\naudio 8," in card
+    assert "--out DIR` (audio with `--start BUNDLE`), seed 0; epochs: vision 105,\naudio 8," in card
     assert "instead of from nothing: audio (0123456789ab)." in card
 
 

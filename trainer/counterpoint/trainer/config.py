@@ -113,7 +113,7 @@ class AudioConfig:
 
     start: str = ""
     first: AudioPhase = AudioPhase(
-        epochs=50, batch_size=64, learning_rate=3e-3, average=0.0, still=False,
+        epochs=90, batch_size=64, learning_rate=3e-3, average=0.0, still=False,
         ravdess_share=0.45, pitch=0.06,
     )  # fmt: skip
     finish: AudioPhase = AudioPhase(

@@ -52,7 +52,7 @@ bench: $(VENV)/.dev ## figures of this machine: replay at full speed, aligner, e
 	$(BIN)/python -m benchmarks.emission
 	$(BIN)/python -m benchmarks.drift
 
-affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT: an hour and more, or minutes on from START, a bundle
+affect: $(VENV)/.dev ## train the default bundle again from DATA into OUT: three hours with AVX-512, or minutes on from START, a bundle
 	$(PIP) install --quiet --no-deps -r trainer/requirements-affect.txt
 	$(BIN)/counterpoint-trainer fit affect --data $(DATA) --out $(OUT) --seed 0 $(if $(START),--start $(START))
 

@@ -380,6 +380,25 @@ def test_lines_from_redis_are_heard(bundle: Path) -> None:
     with_rooms(bundle, use, replace(LIVE, chat_redis=True))
 
 
+def test_a_number_is_announced_told_and_mixed(tmp_path: Path) -> None:
+    async def use(house: House) -> None:
+        client, _ = await house.enter("s", "ann", video=PatternTrack(), audio=ToneTrack())
+        hello = (await until_said(client, "hello"))[0]
+        assert hello["numbers"] == {"arousal": [10.0, 90.0]}
+        assert set(hello["heads"]) == {"emotion", "sentiment"}
+        house.rooms.chat("s", "ann", "so good")
+        async with asyncio.timeout(WAIT_S):
+            async for prediction in house.rooms.follow("s"):
+                if prediction.modalities[Modality.CHAT].state.value == "present":
+                    break
+        number = prediction.numbers["arousal"]
+        assert (number.low, number.high) == (10.0, 90.0)
+        assert number.contributions[Modality.CHAT] != 0
+        assert "arousal" in house.rooms.describe("s")["heads"]
+
+    with_rooms(tiny_bundle(tmp_path / "numbers", numbers=True).root, use)
+
+
 def test_at_work_pictures_and_sound_are_not_even_sent_and_words_are_heard(bundle: Path) -> None:
     async def use(house: House) -> None:
         client, _ = await house.enter("s", "ann", video=PatternTrack(), audio=ToneTrack())

@@ -175,7 +175,8 @@ class PurposeSection:
 
     Fields:
         profile: ``general``, ``private`` or ``workplace``; see `purpose.PROFILES`.
-        heads: those that are published, of heads and numbers, with commas; empty for all that the profile allows.
+        heads: heads and numbers that are published, with commas; empty for all that the profile
+            allows.
         media: whether pictures, sound and words may be stored; if not, a recording keeps only
             what the encoders made of them.
     """

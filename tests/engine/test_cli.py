@@ -299,7 +299,7 @@ def test_a_subscriber_in_another_process_follows_the_demo_and_resumes_after_redi
                 text=True,
             ) as subscriber,
             subprocess.Popen(
-                [*command, "demo", "--speed", "6", "--bundle", str(bundle), *common],
+                [*command, "demo", "--speed", "3", "--bundle", str(bundle), *common],
                 stdout=made_file,
             ) as demo,
         ):

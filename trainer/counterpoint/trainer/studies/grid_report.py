@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from counterpoint.trainer.records import read_json, write_json
 from counterpoint.trainer.studies.drawing import Spread, curves_svg
-from counterpoint.trainer.studies.grid_data import HEADS
+from counterpoint.trainer.studies.grid_data import AUDIO, HEADS
 
 HEARD: Final = {"both": "fusion", "audio": "sound alone", "video": "mouth alone"}
 RESAMPLES: Final = 2000
@@ -164,7 +164,10 @@ def _introduction(
             f"{clips} clips of GRID's speaker 1 that were never trained on (drawn; "
             f"{sizes['train']} others were), each streamed through a session of the engine, flat "
             "out, in every condition. One speaker: this says how mouth and sound add up in time, "
-            "and nothing about another speaker. Nothing was chosen on these clips."
+            "and nothing about another speaker. The networks were not chosen on these clips; the "
+            f"voice detector's threshold, {AUDIO.voice_threshold:g}, was set once, after a run on "
+            "them with its usual 0.5 had withheld nearly all sound at -10 dB and fusion was level "
+            "with the mouth there."
         ),
         (
             "The bundle's grid is 40 ms: a picture of the 25 a second and four frames of sound in"

@@ -324,10 +324,9 @@ def _check_shares(manifest: Manifest) -> None:
     for head, by_mask in manifest.shares.items():
         if head not in manifest.heads:
             raise ShapeError(f"shares.{head}", "is no head")
+        _known_keys(f"shares.{head}", by_mask, MASKS)
         for mask, shares in by_mask.items():
             path, labels = f"shares.{head}.{mask}", manifest.heads[head].labels
-            if mask not in MASKS:
-                raise ShapeError(path, f"unknown key; known here: {', '.join(MASKS)}")
             if len(shares) != len(labels):
                 raise ShapeError(path, f"must have {len(labels)} values, not {len(shares)}")
             if min(shares) < 0 or abs(sum(shares) - 1) > SHARES_SUM_TOLERANCE:
@@ -405,12 +404,18 @@ def is_inner_path(path: str) -> bool:
     )
 
 
+def _known_keys(
+    path: str, found: Mapping[str, object], known: Mapping[str, object] | tuple[str, ...]
+) -> None:
+    for key in found:
+        if key not in known:
+            raise ShapeError(f"{path}.{key}", f"unknown key; known here: {', '.join(known)}")
+
+
 def _same_keys(
     path: str, found: Mapping[str, object], expected: Mapping[str, object] | tuple[str, ...]
 ) -> None:
-    for key in found:
-        if key not in expected:
-            raise ShapeError(f"{path}.{key}", f"unknown key; known here: {', '.join(expected)}")
+    _known_keys(path, found, expected)
     for key in expected:
         if key not in found:
             raise ShapeError(f"{path}.{key}", "missing key")

@@ -81,9 +81,8 @@ def mean_shares(logits: Tensor, temperature: float, weight: Tensor | None = None
         logits: (N, C).
         weight: (N,) how much each counts; None for all alike.
     """
-    found = torch.softmax(logits.double() / temperature, dim=1)
-    weights = torch.ones(len(found)).double() if weight is None else weight
-    mean = (found * weights.unsqueeze(1)).sum(dim=0) / weights.sum()
+    found = softmax(logits.numpy(), temperature)
+    mean = np.average(found, axis=0, weights=None if weight is None else weight.numpy())
     return [round(value, 5) for value in mean.tolist()]
 
 

@@ -215,9 +215,7 @@ def _epoch(
         factor = rate_factor(epoch + (index + 1) / len(batches), config)
         for group in optimiser.param_groups:
             group["lr"] = group["full_rate"] * factor
-        tokens = torch.from_numpy(pad_ids([ids[row] for row in rows.tolist()]))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            sentences = encoder(tokens, (tokens > 0).long()).float()
+        sentences = embed_rows(encoder, ids, rows, bfloat16=bfloat16)
         buckets = training.bags(rows)
         dropped = torch.rand(buckets.shape, generator=generator) < config.ngram_dropout
         answers = model.answers(sentences, buckets.masked_fill(dropped, 0))
@@ -230,6 +228,16 @@ def _epoch(
         optimiser.step()
         total += float(loss.detach())
     return total / len(batches)
+
+
+def embed_rows(
+    encoder: SentenceEncoder, ids: Sequence[Int64Array], rows: Tensor, *, bfloat16: bool
+) -> Tensor:
+    """(len(rows), width) float32 embeddings of these rows of token ids, as one padded batch."""
+    tokens = torch.from_numpy(pad_ids([ids[row] for row in rows.tolist()]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        sentences: Tensor = encoder(tokens, (tokens > 0).long()).float()
+    return sentences
 
 
 def _goes_on(saved: dict[str, Any], settings: dict[str, Any]) -> bool:

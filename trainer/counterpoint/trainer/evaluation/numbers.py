@@ -12,7 +12,7 @@ import numpy as np
 from counterpoint.engine.bundle import Bundle
 from counterpoint.engine.manifest import MASKS, NumberSpec
 from counterpoint.trainer.evaluation.figures import MODALITIES, Figure, with_intervals
-from counterpoint.trainer.evaluation.results import speaker_of
+from counterpoint.trainer.evaluation.results import heard_share, speaker_of
 from counterpoint.trainer.evaluation.scoring import Scored
 from counterpoint.trainer.metrics import Floats, Labels, concordance
 
@@ -159,10 +159,9 @@ def _figures(
 def _contribution(name: str, place: int, having: Sequence[Scored]) -> NumberContribution:
     said = [row.said[row.mask] for row in having]
     given = np.array([one.contributions[name][:, place, 0].mean() for one in said])
-    heard = [np.mean([mask[place] == "1" for mask in one.heard]) for one in said]
     return NumberContribution(
         rows=len(having),
         mean=float(given.mean()),
         size=float(np.abs(given).mean()),
-        heard=float(np.mean(heard)),
+        heard=heard_share(said, place),
     )

@@ -20,9 +20,9 @@ from counterpoint.trainer.evaluation.document import (
 )
 from counterpoint.trainer.evaluation.figures import NAMES, as_json, shown, spelled
 from counterpoint.trainer.evaluation.number_report import number_blocks, number_document
-from counterpoint.trainer.evaluation.numbers import NumberResult
+from counterpoint.trainer.evaluation.numbers import NumberLine, NumberResult
 from counterpoint.trainer.evaluation.pictures import bars_svg, confusion_svg, reliability_svg
-from counterpoint.trainer.evaluation.results import HeadResult
+from counterpoint.trainer.evaluation.results import HeadResult, Line
 from counterpoint.trainer.records import write_json
 
 FEW_SPEAKERS: Final = 10
@@ -277,29 +277,16 @@ def _write_predictions(
         table.writerow(["head", "id", "row", "speaker", "has", "actual", "predicted", "confidence"])
         for result in results:
             for line in result.lines:
+                confidence = f"{line.confidence:.4f}"
                 table.writerow(
-                    [
-                        result.head,
-                        line.id,
-                        line.row,
-                        line.speaker,
-                        line.mask,
-                        line.actual,
-                        line.predicted,
-                        f"{line.confidence:.4f}",
-                    ]
+                    [result.head, *_whose(line), line.actual, line.predicted, confidence]
                 )
         for number in numbers:
             for said in number.lines:
                 table.writerow(
-                    [
-                        number.name,
-                        said.id,
-                        said.row,
-                        said.speaker,
-                        said.mask,
-                        f"{said.actual:.6g}",
-                        f"{said.predicted:.6g}",
-                        "",
-                    ]
+                    [number.name, *_whose(said), f"{said.actual:.6g}", f"{said.predicted:.6g}", ""]
                 )
+
+
+def _whose(line: Line | NumberLine) -> tuple[str, int, str, str]:
+    return line.id, line.row, line.speaker, line.mask

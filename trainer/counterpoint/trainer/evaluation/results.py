@@ -21,7 +21,7 @@ from counterpoint.trainer.evaluation.figures import (
     per_class,
     reliability,
 )
-from counterpoint.trainer.evaluation.scoring import Scored
+from counterpoint.trainer.evaluation.scoring import Said, Scored
 from counterpoint.trainer.metrics import Labels, expected_calibration_error
 
 
@@ -187,6 +187,12 @@ def _subset(head: str, mask: str, having: Sequence[Scored], seed: int, resamples
     )
 
 
+def heard_share(said: Sequence[Said], place: int) -> float:
+    """Share of windows in which the model heard the modality at that place of a mask; each row
+    counts alike."""
+    return float(np.mean([np.mean([mask[place] == "1" for mask in one.heard]) for one in said]))
+
+
 def _contribution(head: str, place: int, scored: Sequence[Scored]) -> Contribution | None:
     having = [row for row in scored if row.mask[place] == "1"]
     if not having:
@@ -196,11 +202,10 @@ def _contribution(head: str, place: int, scored: Sequence[Scored]) -> Contributi
     rows = np.arange(len(having))
     actual = np.array([row.example.labels[head] for row in having], np.int64)
     predicted = np.array([one.answer(head).argmax() for one in said], np.int64)
-    heard = [np.mean([mask[place] == "1" for mask in one.heard]) for one in said]
     return Contribution(
         rows=len(having),
         to_actual=float(given[rows, actual].mean()),
         to_predicted=float(given[rows, predicted].mean()),
         size=float(np.abs(given).mean()),
-        heard=float(np.mean(heard)),
+        heard=heard_share(said, place),
     )

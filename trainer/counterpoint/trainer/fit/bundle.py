@@ -30,7 +30,7 @@ from counterpoint.streams.errors import UsageError
 from counterpoint.trainer.data.index import SPLITS, Index, Task
 from counterpoint.trainer.export import About, Arrays, Parts, export_bundle
 from counterpoint.trainer.fit.build import sample_inputs
-from counterpoint.trainer.fit.run import Run, load_best, scale_of
+from counterpoint.trainer.fit.run import Run, load_best, scale_of, train_numbers
 from counterpoint.trainer.fit.words import write_tokenizer
 from counterpoint.trainer.nets.model import MISSING, PRESENT, Blank, LineEncoder, Model
 from counterpoint.trainer.records import read_json
@@ -199,7 +199,7 @@ def _chosen(run: Run, tasks: Sequence[str]) -> Chosen:
 
 
 def _number(task: Task, index: Index) -> NumberSpec:
-    values = [row.labels[task.name] for row in index.of("train") if task.name in row.labels]
+    values = train_numbers(task, index)
     if len(set(values)) < 2:
         raise UsageError(f"task {task.name!r}: all rows of train have the same number")
     mean, std = scale_of(task, index)

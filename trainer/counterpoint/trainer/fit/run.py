@@ -281,9 +281,14 @@ def _module(run: Run, group: Processes) -> FitModule:
     )
 
 
+def train_numbers(task: Task, index: Index) -> list[float]:
+    """The labels of a number in train."""
+    return [row.labels[task.name] for row in index.of("train") if task.name in row.labels]
+
+
 def scale_of(task: Task, index: Index) -> tuple[float, float]:
     """Mean and deviation of a number in train."""
-    values = [row.labels[task.name] for row in index.of("train") if task.name in row.labels]
+    values = train_numbers(task, index)
     mean = sum(values) / len(values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
     return mean, max(spread, 1e-6)

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from counterpoint.engine.preprocess.text import Int64Array, Tokenizer, pad_ids
+from counterpoint.engine.preprocess.text import Int64Array, Tokenizer
 from counterpoint.streams.errors import CounterpointError
-from counterpoint.trainer.affect.text_fit import SPEC, batches_of_like_length
+from counterpoint.trainer.affect.text_fit import SPEC, batches_of_like_length, embed_rows
 from counterpoint.trainer.data.text import TextLine, read_meld
 from counterpoint.trainer.labels import EMOTION
 from counterpoint.trainer.metrics import accuracy, macro_f1, weighted_f1
@@ -114,9 +114,7 @@ def fit(
 
 
 def _logits(encoder: SentenceEncoder, head: nn.Module, lines: Lines, rows: Tensor) -> Tensor:
-    tokens = torch.from_numpy(pad_ids([lines.ids[row] for row in rows.tolist()]))
-    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_in_bfloat16()):
-        sentences = encoder(tokens, (tokens > 0).long()).float()
+    sentences = embed_rows(encoder, lines.ids, rows, bfloat16=multiplies_in_bfloat16())
     logits: Tensor = head(SCALE * sentences)
     return logits
 

@@ -141,6 +141,11 @@ export function figure(value, [low, high]) {
   return value.toFixed(digits).replace("-", "−");
 }
 
+/** What is added to a number, with its sign. */
+export function addedFigure(value, range) {
+  return `${value > 0 ? "+" : ""}${figure(value, range)}`;
+}
+
 /** A line for each run of points; a point stands for the hop before it, like a band. */
 export function linePath(points, name, [low, high], { x, height, hopMs, gapMs }) {
   const y = (value) =>

@@ -26,6 +26,12 @@ export function axis(width, y) {
   }, back === 0 ? "now" : `−${back} s`));
 }
 
+/** Spans without data, as children of a group. */
+export function gapRects(spans, { x, height, hatchId }) {
+  return spans.map(({ from, to }) => svg("rect", { x: Math.max(0, x(from)), y: 0, height,
+    fill: `url(#${hatchId})`, width: Math.max(0, x(to) - Math.max(0, x(from))) }));
+}
+
 export class HeadPanel {
   #name;
   #labels;
@@ -127,9 +133,8 @@ export class HeadPanel {
     const gapMs = gapLimit(hopMs);
     bandPaths(points, this.#name, this.#labels.length, { x, height: HEIGHT, hopMs, gapMs })
       .forEach((path, i) => this.#bands[i].setAttribute("d", path));
-    this.#gaps.replaceChildren(...gaps(points, { hopMs, gapMs, to: now }).map(({ from, to }) =>
-      svg("rect", { x: Math.max(0, x(from)), y: 0, height: HEIGHT, fill: `url(#${this.#hatchId})`,
-        width: Math.max(0, x(to) - Math.max(0, x(from))) })));
+    this.#gaps.replaceChildren(...gapRects(gaps(points, { hopMs, gapMs, to: now }),
+      { x, height: HEIGHT, hatchId: this.#hatchId }));
     this.#drawPlaces(points.at(-1), width, now - (points.at(-1)?.t ?? 0) <= gapMs);
     const text = chartText(this.#name, this.#labels, points);
     this.#figure.setAttribute("aria-label", text);

@@ -1,7 +1,9 @@
 // What each modality gave: a card with its state, coverage, age and what it speaks for, and its
 // states over the last minute.
 
-import { duration, figure, percent, signed, speaksFor, stateSpans, timeScale } from "./chart.js";
+import {
+  addedFigure, duration, percent, signed, speaksFor, stateSpans, timeScale,
+} from "./chart.js";
 import { el, newId, setText, svg } from "./dom.js";
 import { axis, hatch } from "./heads.js";
 import { SPAN_MS, gapLimit } from "./history.js";
@@ -64,7 +66,7 @@ export class ModalityCards {
     const items = [
       ...said.map((one) => this.#say(one, document, report)),
       ...added.map(([number, value, range]) => el("li", {}, el("span", { class: "soft" },
-        `${number} `), `${value > 0 ? "+" : ""}${figure(value, range)}`)),
+        `${number} `), addedFigure(value, range))),
     ];
     card.says.replaceChildren(
       ...(items.length === 0 ? [el("li", { class: "soft" }, "nothing")] : items));

@@ -1,9 +1,9 @@
 // One task whose answer is a number: its course over the last minute, the newest value, and what
 // each modality adds to it.
 
-import { figure, gaps, linePath, numberText, timeScale } from "./chart.js";
+import { addedFigure, figure, gaps, linePath, numberText, timeScale } from "./chart.js";
 import { el, newId, setText, svg } from "./dom.js";
-import { axis, hatch } from "./heads.js";
+import { axis, gapRects, hatch } from "./heads.js";
 import { SPAN_MS, gapLimit } from "./history.js";
 
 const HEIGHT = 90;
@@ -21,6 +21,7 @@ export class NumberPanel {
   #parts = el("tbody");
   #hatchId = newId("hatch");
   #width = 0;
+  #drawn = null; // charts go on where nothing new is said; words need not
 
   constructor(name, range) {
     this.#name = name;
@@ -52,11 +53,12 @@ export class NumberPanel {
     const points = history.between(now - SPAN_MS - 2_000, now + 1_000);
     this.#drawChart(points, history.hopMs, now);
     const number = history.document?.numbers?.[this.#name];
-    if (!number) return;
+    if (!number || number === this.#drawn) return;
+    this.#drawn = number;
     setText(this.#value, figure(number.value, this.#range));
     this.#parts.replaceChildren(...Object.entries(number.contributions).map(([modality, added]) =>
       el("tr", {}, el("th", { scope: "row" }, modality),
-        el("td", { class: "value" }, `${added > 0 ? "+" : ""}${figure(added, this.#range)}`))));
+        el("td", { class: "value" }, addedFigure(added, this.#range)))));
   }
 
   #drawChart(points, hopMs, now) {
@@ -75,9 +77,8 @@ export class NumberPanel {
     const gapMs = gapLimit(hopMs);
     this.#line.setAttribute("d",
       linePath(points, this.#name, this.#range, { x, height: HEIGHT, hopMs, gapMs }));
-    this.#gaps.replaceChildren(...gaps(points, { hopMs, gapMs, to: now }).map(({ from, to }) =>
-      svg("rect", { x: Math.max(0, x(from)), y: 0, height: HEIGHT, fill: `url(#${this.#hatchId})`,
-        width: Math.max(0, x(to) - Math.max(0, x(from))) })));
+    this.#gaps.replaceChildren(...gapRects(gaps(points, { hopMs, gapMs, to: now }),
+      { x, height: HEIGHT, hatchId: this.#hatchId }));
     this.#figure.setAttribute("aria-label", numberText(this.#name, this.#range, points));
   }
 }

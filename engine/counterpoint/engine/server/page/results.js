@@ -102,18 +102,19 @@ export class Results {
 
   #panel(name, labels) {
     const known = this.#panels.get(name);
-    if (known?.labels?.join("\n") === labels.join("\n")) return known;
-    const panel = new HeadPanel(name, labels);
-    if (known) known.element.replaceWith(panel.element);
-    else byId("heads").append(panel.element);
-    this.#panels.set(name, panel);
-    return panel;
+    if (known?.labels?.join("\n") === labels.join("\n")) return;
+    this.#put(name, new HeadPanel(name, labels));
   }
 
   #numberPanel(name, range) {
     const known = this.#panels.get(name);
     if (known?.range?.join() === range.join()) return;
-    const panel = new NumberPanel(name, range);
+    this.#put(name, new NumberPanel(name, range));
+  }
+
+  /** Shows a panel, in the place of the one of that name where there is one. */
+  #put(name, panel) {
+    const known = this.#panels.get(name);
     if (known) known.element.replaceWith(panel.element);
     else byId("heads").append(panel.element);
     this.#panels.set(name, panel);

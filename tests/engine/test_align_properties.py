@@ -85,7 +85,7 @@ def told(output: Output) -> tuple[object, ...]:
         case AudioCell():
             return "audio", output.index, output.samples.tobytes(), output.valid.tobytes()
         case Line():
-            return "line", output.line
+            return "line", output.line, output.before, output.revision
         case Window():
             return "window", output
 

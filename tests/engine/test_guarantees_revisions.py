@@ -103,7 +103,7 @@ def told(output: Output) -> tuple[object, ...]:
             samples, valid = output.samples.tobytes(), output.valid.tobytes()
             return "audio", output.index, output.revision, samples, valid
         case Line():
-            return "line", output.line
+            return "line", output.line, output.before, output.revision
         case Window():
             return "window", output
 
@@ -181,6 +181,31 @@ def test_g1_every_cell_is_given_and_given_again_when_and_as_the_oracle_says(
 
 
 @given(revised_scenarios())
+@thorough(300)
+def test_g1_every_line_of_a_window_was_given_with_the_lines_before_it_that_the_oracle_says(
+    scenario: Scenario,
+) -> None:
+    oracle = oracle_of(scenario)
+    expected = (o for o in oracle.outputs if isinstance(o, ExpectedOutput))
+    newest: dict[int, Line] = {}
+    for output in drive(scenario)[0]:
+        if isinstance(output, Line):
+            newest[output.line.sequence] = output
+            event(f"{len(output.before)} lines before, revision {min(output.revision, 2)}")
+        elif isinstance(output, Window):
+            lines = [newest[sequence] for sequence in output.chat_lines]
+            found = tuple(
+                (
+                    (given.line.t_ns, given.line.sequence),
+                    tuple((line.t_ns, line.sequence) for line in given.before),
+                )
+                for given in lines
+            )
+            wanted = next(expected).content[Modality.CHAT]
+            assert found == wanted, (output.index, output.revision)
+
+
+@given(revised_scenarios())
 @thorough(60)
 def test_g1_pictures_are_those_that_merge_asof_finds(scenario: Scenario) -> None:
     oracle = oracle_of(scenario)
@@ -201,7 +226,7 @@ def test_g2_windows_rise_hop_by_hop_and_what_a_window_names_was_given_before_it(
     scenario: Scenario,
 ) -> None:
     revisions: dict[tuple[str, int], int] = {}
-    lines: list[tuple[int, int]] = []
+    lines: dict[tuple[int, int], int] = {}
     windows = emitted_ns = 0
     for output in drive(scenario)[0]:
         match output:
@@ -211,8 +236,9 @@ def test_g2_windows_rise_hop_by_hop_and_what_a_window_names_was_given_before_it(
                 assert output.index == 1 or (kind, output.index - 1) in revisions
                 revisions[kind, output.index] = output.revision
             case Line():
-                lines.append((output.line.t_ns, output.line.sequence))
-                assert lines.count(lines[-1]) == 1
+                key = (output.line.t_ns, output.line.sequence)
+                assert output.revision == lines.get(key, -1) + 1
+                lines[key] = output.revision
             case Window():
                 if output.revision == 0:
                     windows += 1

@@ -196,6 +196,8 @@ def specs(draw: st.DrawFn) -> AlignSpec:
         video_tolerance_ns=draw(st.sampled_from([hop // 3, hop, hop, hop + 1, 2 * hop + hop // 2])),
         audio_rate_hz=1_000,
         chat_max_lines=draw(st.integers(1, 4)),
+        chat_before_lines=draw(st.integers(0, 3)),
+        chat_before_ns=draw(st.sampled_from([0, 300, 60_000])) * MS,
         deadline_ns=draw(st.sampled_from([0, 60, 250, 1_000])) * MS,
         idle_ns=idle,
         stalled_ns=idle * draw(st.integers(1, 4)),

@@ -107,6 +107,9 @@ class RevisionOracle:
         self.frames: dict[int, list[tuple[int, Key]]] = {}
         self.samples: dict[int, dict[int, float]] = {}
         self.lines: dict[Key, int] = {}
+        # The window a line is first for; when each line was heard, those for no window, too.
+        self.first: dict[Key, int] = {}
+        self.heard: dict[Key, int] = {}
         self.fates: dict[Modality, list[str]] = {m: [] for m in self.voices}
         self.sample_fates: list[list[tuple[int, str]]] = []
         # (instant, modality, cells given by then) of each break.
@@ -268,6 +271,8 @@ class RevisionOracle:
 
     def _take_line(self, voice: _Voice, line: ChatLine, now: int, limit: int) -> None:
         spec = self.spec
+        if not voice.over and line.t_ns <= limit:
+            self.heard.setdefault((line.t_ns, line.sequence), now)
         if voice.over or not 0 <= line.t_ns <= limit:
             self.fates[Modality.CHAT].append("out_of_range")
             return
@@ -280,6 +285,8 @@ class RevisionOracle:
             return
         self.fates[Modality.CHAT].append("taken")
         self.lines.setdefault((line.t_ns, line.sequence), now)
+        first = max(settled + 1, line.t_ns // spec.hop_ns + 1)
+        self.first.setdefault((line.t_ns, line.sequence), first)
 
     # -- completeness --------------------------------------------------------------------------
 
@@ -330,11 +337,27 @@ class RevisionOracle:
         held = [k for k in self.lines if end - self.spec.chat_context_ns <= k[0] < end]
         return sorted(held)[-self.spec.chat_max_lines :]
 
+    def _before(self, key: Key) -> tuple[Key, ...]:
+        """The lines read with a line: those heard by when its first window was settled."""
+        spec, first = self.spec, self.first[key]
+        given = self.of_window.get(first)
+        until = given[-1].emitted_ns if given and not spec.lateness_ns else None
+        if spec.lateness_ns:
+            until = self._settles(first)
+        earlier = sorted(
+            other
+            for other, at in self.heard.items()
+            if other < key and (until is None or at <= until)
+        )
+        count = spec.chat_before_lines
+        nearest = earlier[-count:] if count else []
+        return tuple(k for k in nearest if key[0] - k[0] <= spec.chat_before_ns)
+
     def _content(self, index: int) -> dict[Modality, tuple[object, ...]]:
         content: dict[Modality, tuple[object, ...]] = {
             m: tuple(self._cell(m, c) for c in self._span(m, index)) for m in CELLS
         }
-        content[Modality.CHAT] = tuple(self._held(index))
+        content[Modality.CHAT] = tuple((key, self._before(key)) for key in self._held(index))
         return content
 
     def _differs(self, index: int) -> bool:
@@ -548,6 +571,10 @@ class RevisionOracle:
         """(received, used, late, all else)."""
         fates = self.fates[Modality.CHAT]
         windows = [o for o in self.outputs if isinstance(o, ExpectedOutput)]
-        used = {key for window in windows for key in window.content[Modality.CHAT]}
+        used = {
+            key
+            for window in windows
+            for key, _ in window.content[Modality.CHAT]  # type: ignore[misc]
+        }
         late = fates.count("late")
         return len(fates), len(used), late, len(fates) - len(used) - late

@@ -20,7 +20,7 @@ from counterpoint.engine.preprocess.audio import LogMelHop
 from counterpoint.engine.preprocess.faces import FaceSnapshot, FaceTracker, face_input
 from counterpoint.engine.preprocess.text import hashed_ngrams, normalise, pad_ids
 from counterpoint.engine.preprocess.voice import VoiceActivity
-from counterpoint.streams.types import ChatLine, Float32Array, Modality, VideoFrame
+from counterpoint.streams.types import Float32Array, Modality, VideoFrame
 
 STEP_VALID_SHARE = 0.5
 """A step of the audio embedding counts when at least this share of its samples is valid."""
@@ -204,7 +204,7 @@ class SessionEncoder:
                 case AudioCell():
                     self._sounds.take(output)
                 case Line():
-                    self._lines.encode(output.line)
+                    self._lines.encode(output)
         self._pictures.catch_up()
         self._sounds.catch_up()
 
@@ -328,21 +328,22 @@ class _Sounds:
 
 
 class _Lines:
-    """Each line of chat by itself: the sentence, and its hashed n-grams."""
+    """Each line of chat: the sentence, read with the lines before it, and its hashed n-grams."""
 
     def __init__(self, bench: _Bench) -> None:
         self._bench = bench
         self._spec = bench.models.bundle.manifest.modalities.chat
 
-    def encode(self, line: ChatLine) -> None:
+    def encode(self, given: Line) -> None:
         bench, graphs = self._bench, self._bench.models.graphs
         started = bench.stages.now_ns()
-        text = normalise(line.text)
-        ids, mask = bench.models.tokenizer.encode(text)
+        text = normalise(given.line.text)
+        earlier = [normalise(line.text) for line in given.before]
+        ids, mask = bench.models.tokenizer.encode(text, [line for line in earlier if line])
         buckets = pad_ids([hashed_ngrams(text, self._spec)])
         sentence = graphs["text"].run({"input_ids": ids, "attention_mask": mask})
         ngrams = graphs["ngrams"].run({"buckets": buckets})
         embedding = np.concatenate([sentence["embedding"][0], ngrams["embedding"][0]])
-        bench.keep(Feature(modality=Modality.CHAT, key=line.sequence, embedding=embedding))
+        bench.keep(Feature(modality=Modality.CHAT, key=given.line.sequence, embedding=embedding))
         bench.counts["lines"] += 1
         bench.stages.add("text", started)

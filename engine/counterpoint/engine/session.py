@@ -108,6 +108,8 @@ def align_spec(config: Config, manifest: Manifest) -> AlignSpec:
         video_tolerance_ns=manifest.modalities.video.tolerance_ns,
         audio_rate_hz=manifest.modalities.audio.rate_hz,
         chat_max_lines=manifest.modalities.chat.max_lines,
+        chat_before_lines=manifest.modalities.chat.before_lines,
+        chat_before_ns=manifest.modalities.chat.before_ns,
         deadline_ns=config.time.deadline_ms * NS_PER_MS,
         idle_ns=config.time.idle_ms * NS_PER_MS,
         stalled_ns=config.time.stalled_ms * NS_PER_MS,

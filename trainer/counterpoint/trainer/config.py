@@ -151,6 +151,9 @@ class TextConfig:
         shares: of the lines drawn, by set.
         balance: 0 draws the classes of a set as they occur, 1 equally often.
         style_weight: of the loss of the guess where a line comes from.
+        whole_context: how often a line of a dialogue is read with all lines before it that count;
+            else with some or none of them.
+        strange_context: how often a line of another set is read with others of its set.
         bfloat16: let the encoder multiply in it where the processor has the instructions.
     """
 
@@ -185,6 +188,8 @@ class TextConfig:
         }
     )
     style_weight: float = 0.15
+    whole_context: float = 0.7
+    strange_context: float = 0.2
     bfloat16: bool = True
 
     @classmethod

@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -20,19 +21,27 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from counterpoint.engine.preprocess.spec import ChatSpec
-from counterpoint.engine.preprocess.text import Tokenizer
+from counterpoint.engine.preprocess.text import BEFORE, Tokenizer
 from counterpoint.streams.types import Float32Array
 from counterpoint.trainer.onnx_export import export_graph
 from counterpoint.trainer.pretrained import minilm_folder
 from counterpoint.trainer.records import load_arrays, save_arrays
 
+Said: TypeAlias = tuple[str, tuple[str, ...]]
+"""A normalised line, and the lines before it from the oldest to the newest."""
+
 
 class SentenceEncoder(nn.Module):
-    """A BERT with mean pooling: ids and mask (N, L) int64 -> (N, width) of length 1."""
+    """A BERT with mean pooling: ids and mask (N, L) int64 -> (N, width) of length 1.
+
+    Where the mask is `BEFORE` stand lines before: they are BERT's second segment (where it has
+    one), are attended to and do not count for the mean.
+    """
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
         self.bert = bert
+        self._segments = getattr(bert.config, "type_vocab_size", 0) > 1
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -41,8 +50,11 @@ class SentenceEncoder(nn.Module):
         return list(encoder.children())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weight = attention_mask.unsqueeze(2).to(states.dtype)
+        segments = {"token_type_ids": (attention_mask == BEFORE).long()} if self._segments else {}
+        states = self.bert(
+            input_ids=input_ids, attention_mask=(attention_mask > 0).long(), **segments
+        ).last_hidden_state
+        weight = (attention_mask == 1).unsqueeze(2).to(states.dtype)
         mean = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
         return nn.functional.normalize(mean, dim=1)
 
@@ -62,11 +74,12 @@ def export_int8(encoder: SentenceEncoder, path: Path) -> None:
     """Write the encoder as ONNX with int8 weights (7 bits in use), per channel in products."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 0]])  # to trace: in any vocabulary
+    mask = torch.tensor([[1, 1, 1, BEFORE], [1, 1, BEFORE, 0]])
     with tempfile.TemporaryDirectory() as folder:
         full, prepared = Path(folder) / "fp32.onnx", Path(folder) / "prepared.onnx"
         export_graph(
             encoder,
-            {"input_ids": ids, "attention_mask": (ids > 0).long()},
+            {"input_ids": ids, "attention_mask": mask},
             ["embedding"],
             full,
             dynamic={
@@ -87,21 +100,24 @@ def export_int8(encoder: SentenceEncoder, path: Path) -> None:
         )
 
 
-def embed_lines(model: Path, tokenizer: Path, lines: Sequence[str], cache: Path) -> Float32Array:
+def embed_lines(
+    model: Path, tokenizer: Path, spec: ChatSpec, lines: Sequence[Said], cache: Path
+) -> Float32Array:
     """(N, width) embeddings of normalised lines through the ONNX graph, one by one.
 
-    Equal lines are computed once. ``cache`` keeps the result for just this graph and these lines.
+    Equal lines with equal lines before are computed once. ``cache`` keeps the result for just
+    this graph and these lines.
     """
     distinct = list(dict.fromkeys(lines))
     digest = hashlib.sha256(model.read_bytes())
-    digest.update("\n".join(distinct).encode())
+    digest.update("\n".join("\r".join((line, *before)) for line, before in distinct).encode())
     stored = cache / f"embeddings-{digest.hexdigest()[:16]}.npz"
     if not stored.exists():
-        encode = Tokenizer(tokenizer, ChatSpec()).encode
+        encode = Tokenizer(tokenizer, spec).encode
         session = open_session(model)
         rows = []
-        for line in distinct:
-            ids, mask = encode(line)
+        for line, before in distinct:
+            ids, mask = encode(line, before)
             rows.append(session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
         save_arrays(stored, embeddings=np.concatenate(rows))
     embeddings = load_arrays(stored)["embeddings"]
@@ -119,14 +135,16 @@ def open_session(model: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-def drift(encoder: SentenceEncoder, model: Path, tokenizer: Path, lines: Sequence[str]) -> float:
+def drift(
+    encoder: SentenceEncoder, model: Path, tokenizer: Path, spec: ChatSpec, lines: Sequence[Said]
+) -> float:
     """Mean cosine between the encoder's own embeddings and its ONNX graph's, line by line."""
-    encode = Tokenizer(tokenizer, ChatSpec()).encode
+    encode = Tokenizer(tokenizer, spec).encode
     session = open_session(model)
     cosines = []
     with torch.inference_mode():
-        for line in lines:
-            ids, mask = encode(line)
+        for line, before in lines:
+            ids, mask = encode(line, before)
             exact = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
             quick = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
             cosines.append(float((exact * quick).sum()))

@@ -57,7 +57,7 @@ class Aligner:
     window that some required source was still to fill is provisional, and final as soon as each
     is complete or idle, at the latest when it is settled; a final one whose content differs by
     then is amended. Cells that have changed are given again before the next window that can name
-    them, and at no other time.
+    them, and at no other time; so are lines of chat that have other lines before them now.
 
     Each event costs the same however long the session or a context is; it grows with the number
     of windows that are not settled.
@@ -162,10 +162,14 @@ class Aligner:
         progress.last_arrival_ns = now_ns
         tallies = self._chat.tallies
         tallies.received += 1
-        if progress.ended or not 0 <= line.t_ns <= now_ns + self._spec.max_ahead_ns:
+        if progress.ended or line.t_ns > now_ns + self._spec.max_ahead_ns:
             tallies.out_of_range += 1
             return
-        self._chat.push(line, self._outputs)
+        if line.t_ns < 0:
+            tallies.out_of_range += 1
+            self._chat.hear(line)
+        else:
+            self._chat.push(line, self._outputs)
         if self._chat.touched:
             self._touch(Modality.CHAT, self._chat.touched)
 
@@ -339,6 +343,7 @@ class Aligner:
         for _, track in self._celled:
             track.revise(index, self._outputs)
             track.seal(index, self._outputs)
+        self._chat.revise(self._outputs)
         video_cells, video = self._video.part(index, self._now_ns)
         audio_cells, audio = self._audio.part(index, self._now_ns)
         chat_lines, chat = self._chat.part(index, self._now_ns)

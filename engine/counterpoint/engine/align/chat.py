@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from counterpoint.engine.align.before import Heard
+from counterpoint.engine.align.before import order as _order
 from counterpoint.engine.align.progress import Progress, Tallies
 from counterpoint.engine.align.window import AlignSpec, Line, Output, Part, State
 from counterpoint.streams.types import ChatLine
 
 _MS = 1_000_000
-
-
-def _order(line: ChatLine) -> tuple[int, int]:
-    return line.t_ns, line.sequence
 
 
 def _since(start_ns: int, lines: list[ChatLine]) -> list[ChatLine]:
@@ -34,6 +32,10 @@ class ChatTrack:
     window (without a lateness: the last one given), ``_kept`` those that were named since, by the
     first window that can hold them.
 
+    A line is given with those said before it (`Heard`). Where one of these comes after the line
+    was given, the line is given again before the next window, until the first window that could
+    hold it is settled.
+
     Attributes:
         touched: windows whose content has changed since the aligner last looked.
     """
@@ -48,9 +50,19 @@ class ChatTrack:
         self._recent: list[ChatLine] = []
         self._kept: dict[int, list[ChatLine]] = {}
         self._buckets: dict[int, list[ChatLine]] = {}
+        self._heard = Heard(spec)
+        # Revisions of the lines waiting or kept that were given again, and those that are to be.
+        self._revised: dict[tuple[int, int], int] = {}
+        self._stale: dict[tuple[int, int], ChatLine] = {}
+
+    def hear(self, line: ChatLine) -> None:
+        """Take a line that is for no window, but may be one before others."""
+        for other in self._heard.add(line):
+            self._reread(other)
 
     def push(self, line: ChatLine, outputs: list[Output]) -> None:
         """Take a line that is in range; gives it at once if it can be in a window."""
+        self.hear(line)
         spec = self._spec
         first = self._settled + 1
         if line.t_ns < first * spec.hop_ns - spec.chat_context_ns:
@@ -81,7 +93,25 @@ class ChatTrack:
         bucket.insert(place, line)
         if full:
             del bucket[0]
-        outputs.append(Line(line=line))
+        outputs.append(Line(line=line, before=self._heard.before(line)))
+
+    def _reread(self, line: ChatLine) -> None:
+        """Mark a line that has another line before it now, unless it is settled as it was."""
+        key = _order(line)
+        for held in (self._buckets, self._kept):
+            for window, lines in held.items():
+                if key in map(_order, lines):
+                    self._stale[key] = line
+                    if window <= self._given:
+                        self._join(line, window)
+                    return
+
+    def revise(self, outputs: list[Output]) -> None:
+        """Give again the lines that have other lines before them now; before each window."""
+        for key, line in sorted(self._stale.items()):
+            revision = self._revised[key] = self._revised.get(key, 0) + 1
+            outputs.append(Line(line=line, before=self._heard.before(line), revision=revision))
+        self._stale.clear()
 
     def _join(self, line: ChatLine, window: int) -> bool:
         """Whether a line is among the newest of ``window``, which was given; touches those that
@@ -153,6 +183,11 @@ class ChatTrack:
             lines = sorted(lines + self._kept.pop(index), key=_order)[-self._spec.chat_max_lines :]
         self._recent = _since(start_ns, lines)
         self._settled = index
+        self._heard.forget(start_ns + self._spec.hop_ns)
+        if self._revised:
+            waiting = {_order(line) for lines in self._buckets.values() for line in lines}
+            waiting |= {_order(line) for lines in self._kept.values() for line in lines}
+            self._revised = {key: n for key, n in self._revised.items() if key in waiting}
 
     def _stand(self, lines: list[ChatLine], start_ns: int, end_ns: int, now_ns: int) -> Part:
         """The table of `State` for chat."""

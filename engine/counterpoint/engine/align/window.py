@@ -31,6 +31,8 @@ class AlignSpec:
         video_tolerance_ns: the picture of instant g is the newest with g - tolerance <= t < g.
         audio_rate_hz: rate of every chunk; a hop must hold a whole number of samples.
         chat_max_lines: newest lines kept for a window.
+        chat_before_lines: lines said before a line that are given with it.
+        chat_before_ns: how long before it at most.
         deadline_ns: a window is emitted at its end + deadline_ns at the latest.
         idle_ns: a source of video or audio from which nothing arrived for so long is not waited
             for.
@@ -52,6 +54,8 @@ class AlignSpec:
     video_tolerance_ns: int = 250 * _MS
     audio_rate_hz: int = 16_000
     chat_max_lines: int = 8
+    chat_before_lines: int = 0
+    chat_before_ns: int = 60_000 * _MS
     deadline_ns: int = 250 * _MS
     idle_ns: int = 150 * _MS
     stalled_ns: int = 2_000 * _MS
@@ -74,7 +78,9 @@ class AlignSpec:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("deadline_ns", "chat_delay_ns", "lateness_ns"):
+        for name in (
+            "deadline_ns", "chat_delay_ns", "lateness_ns", "chat_before_lines", "chat_before_ns",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("video_context_ns", "audio_context_ns"):
@@ -205,9 +211,16 @@ class Line:
     """A line of chat, given as soon as it arrives so that it is encoded once, ahead of its window.
 
     Only lines that can still be among the newest of some window are given.
+
+    Fields:
+        before: the lines said before it, from the oldest to the newest, `chat_before_lines` at
+            most, whether or not a window holds them.
+        revision: how often it was given before, with other lines before it.
     """
 
     line: ChatLine
+    before: tuple[ChatLine, ...] = ()
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,9 @@ from counterpoint.streams.types import (
     VideoFrame,
 )
 
-CellKey: TypeAlias = tuple[str, int, int]
-"""(kind, index, revision) of a cell; ("line", sequence, instant) of a line of chat."""
+CellKey: TypeAlias = tuple[str, int, int] | tuple[str, int, int, int]
+"""(kind, index, revision) of a cell; ("line", sequence, instant) of a line of chat, and its
+revision where that is not 0."""
 WindowKey: TypeAlias = tuple[int, int]
 """(index, revision)."""
 
@@ -225,7 +226,8 @@ def cell_key(cell: Cell) -> CellKey:
         case AudioCell():
             return ("audio", cell.index, cell.revision)
         case Line():
-            return ("line", cell.line.sequence, cell.line.t_ns)
+            key = ("line", cell.line.sequence, cell.line.t_ns)
+            return (*key, cell.revision) if cell.revision else key
 
 
 def encode_batch(batch: Batch, lost: Mapping[str, int]) -> bytes:
@@ -249,7 +251,7 @@ def decode_batch(record: Record) -> RecordedBatch:
     try:
         window = fields["window"]
         return RecordedBatch(
-            cells=tuple((str(kind), int(a), int(b)) for kind, a, b in fields["cells"]),
+            cells=tuple(_cell_key(*key) for key in fields["cells"]),
             window=None if window is None else (int(window[0]), int(window[1])),
             emitted_ns=fields["emitted_ns"],
             skipped=int(fields["skipped"]),
@@ -257,6 +259,11 @@ def decode_batch(record: Record) -> RecordedBatch:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"the record at byte {record.offset}: {error!r}") from error
+
+
+def _cell_key(kind: str, number: int, second: int, revision: int = 0) -> CellKey:
+    key = (str(kind), int(number), int(second))
+    return (*key, int(revision)) if revision else key
 
 
 # -- features ----------------------------------------------------------------------------------

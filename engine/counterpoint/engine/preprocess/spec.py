@@ -185,6 +185,10 @@ class ChatSpec:
         max_tokens: longer lines are cut.
         ngram_buckets: size of the hash table; ids are 1..ngram_buckets, 0 is padding.
         max_ngrams: n-grams of one line.
+        before_lines: lines before a line that the encoder reads with it; 0: none. The line alone
+            is encoded, in the light of what was said before. A manifest may leave these three out.
+        before_tokens: of the lines before; the oldest are cut.
+        before_ns: what was said longer before the line is not read with it.
     """
 
     context_ns: int = 10_000_000_000
@@ -192,6 +196,9 @@ class ChatSpec:
     max_tokens: int = 64
     ngram_buckets: int = 32_768
     max_ngrams: int = 512
+    before_lines: int = field(default=0, metadata=OPTIONAL)
+    before_tokens: int = field(default=60, metadata=OPTIONAL)
+    before_ns: int = field(default=60_000_000_000, metadata=OPTIONAL)
 
     def validate(self) -> None:
         """Check the fields against each other.
@@ -206,4 +213,8 @@ class ChatSpec:
             max_tokens=self.max_tokens,
             ngram_buckets=self.ngram_buckets,
             max_ngrams=self.max_ngrams,
+            before_tokens=self.before_tokens,
+            before_ns=self.before_ns,
         )
+        if self.before_lines < 0:
+            raise ValueError(f"chat.before_lines must not be negative: {self.before_lines}")

@@ -19,6 +19,9 @@ from counterpoint.engine.preprocess.spec import ChatSpec
 
 Int64Array = npt.NDArray[np.int64]
 
+BEFORE = 2
+"""In an attention mask: a token of a line before. It is read, but it is not what is encoded."""
+
 # Escapes that some collections of tweets carry in place of the characters (SemEval: ``\u2019``,
 # ``\""``); both halves of a surrogate pair are joined.
 _UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -154,14 +157,37 @@ class Tokenizer:
             raise ValueError(f"{path}: not a tokeniser: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=spec.max_tokens)
+        self._spec = spec
 
-    def encode(self, text: str) -> tuple[Int64Array, Int64Array]:
-        """Token ids and attention mask, each (1, L) int64, L <= max_tokens, of a normalised line.
+    def encode(self, text: str, before: Sequence[str] = ()) -> tuple[Int64Array, Int64Array]:
+        """Token ids and attention mask, each (1, L) int64, of a normalised line.
 
-        Special tokens are counted and kept when a line is cut.
+        Special tokens are counted and kept when a line is cut. The tokens of the line come first,
+        then those of the lines before it, from the oldest to the newest, each without its mark of
+        a beginning. L <= max_tokens, and before_tokens more with lines before.
+
+        Args:
+            before: normalised, from the oldest to the newest; the newest before_lines count.
+
+        Returns:
+            The ids; and 1 for the tokens of the line, `BEFORE` for those of the lines before it.
         """
-        encoding = self._tokenizer.encode(text)
-        return (
-            np.array([encoding.ids], np.int64),
-            np.array([encoding.attention_mask], np.int64),
-        )
+        kept = before[-self._spec.before_lines :] if self._spec.before_lines else ()
+        ids, mask = read_with(self.ids(text), [self.ids(line) for line in kept], self._spec)
+        return ids[None], mask[None]
+
+    def ids(self, text: str) -> Int64Array:
+        """Token ids (L,) int64 of a normalised line by itself, L <= max_tokens."""
+        return np.array(self._tokenizer.encode(text).ids, np.int64)
+
+
+def read_with(
+    own: Int64Array, before: Sequence[Int64Array], spec: ChatSpec
+) -> tuple[Int64Array, Int64Array]:
+    """Token ids and attention mask, each (L,) int64, of a line and the lines before it, as
+    `Tokenizer.encode` puts them together."""
+    earlier = [token for ids in before for token in ids[1:].tolist()][-spec.before_tokens :]
+    return (
+        np.concatenate([own, np.array(earlier, np.int64)]),
+        np.concatenate([np.ones(len(own), np.int64), np.full(len(earlier), BEFORE, np.int64)]),
+    )

@@ -19,10 +19,11 @@ from counterpoint.engine.graphs import (
 from counterpoint.engine.manifest import Metric
 from counterpoint.engine.preprocess.audio import windows_of
 from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
-from counterpoint.engine.preprocess.text import Tokenizer, hashed_ngrams, normalise, pad_ids
+from counterpoint.engine.preprocess.text import BEFORE, Tokenizer, hashed_ngrams, normalise, pad_ids
 from counterpoint.trainer.affect.audio import STEPS
 from counterpoint.trainer.affect.card import LICENCE_NOTICE, MISSING_POLICY, model_card
 from counterpoint.trainer.affect.fusion import load_encoders
+from counterpoint.trainer.affect.text_fit import SPEC
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.speech import read_noise
 from counterpoint.trainer.evaluate import evaluate_bundle
@@ -61,7 +62,7 @@ def export_affect(data: Path, out: Path, config: AffectConfig, target: Path) -> 
         mean=tuple(round(float(value), 5) for value in sound["mean"]),
         std=tuple(round(float(value), 5) for value in sound["std"]),
     )
-    chat = ChatSpec()
+    chat = SPEC
     tokenizer = minilm_folder() / "tokenizer.json"
     parts = Parts(
         modules={

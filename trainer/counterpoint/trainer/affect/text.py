@@ -28,6 +28,7 @@ from counterpoint.trainer.affect.text_fit import (
     SPEC,
     Lines,
     TextModel,
+    Tokens,
     fit_text,
     one_hot,
 )
@@ -75,7 +76,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     with record.timed("tokenise"):
         training = Lines.of(sets.training)
         tokenizer = Tokenizer(minilm_folder() / "tokenizer.json", SPEC)
-        ids = [tokenizer.encode(line.text)[0][0] for line in sets.training]
+        tokens = Tokens.of(sets.training, tokenizer)
 
     encoder = load_minilm()
     model = TextModel(config.text)
@@ -84,7 +85,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     with record.timed("fit"):
         record.metrics["fit_cpu_seconds"] = round(
             fit_text(
-                encoder, model, training, ids, config.text, config.seed, generator, folder,
+                encoder, model, training, tokens, config.text, config.seed, generator, folder,
                 record.say,
             )
         )  # fmt: skip
@@ -99,7 +100,8 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
             encoder,
             graph,
             minilm_folder() / "tokenizer.json",
-            [line.text for line in sets.calibration[::20]],
+            SPEC,
+            [(line.text, line.before) for line in sets.calibration[::20]],
         )
     with record.timed("temperatures"):
         record.metrics["style_temperatures"] = cool_styles(model, Lines.of(sets.calibration), out)
@@ -137,7 +139,8 @@ def text_answers(model: TextModel, lines: Lines, out: Path) -> tuple[Answers, Te
         embed_lines(
             out / "text" / "model.int8.onnx",
             minilm_folder() / "tokenizer.json",
-            [line.text for line in lines.lines],
+            SPEC,
+            lines.said,
             out / "cache",
         )
     )

@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.engine.preprocess.spec import ChatSpec
-from counterpoint.engine.preprocess.text import Int64Array, hashed_ngrams, pad_ids
+from counterpoint.engine.preprocess.text import (
+    Int64Array,
+    Tokenizer,
+    hashed_ngrams,
+    pad_ids,
+    read_with,
+)
 from counterpoint.trainer.affect.heads import (
     EMOTION_STYLES,
     SENTIMENT_STYLES,
@@ -33,6 +39,7 @@ from counterpoint.trainer.affect.heads import (
 from counterpoint.trainer.config import TextConfig
 from counterpoint.trainer.data.recordings import TWEET_EMOTIONS
 from counterpoint.trainer.data.text import (
+    BEFORE_LINES,
     TWEET_CHOICE,
     TextLine,
     emotion_targets,
@@ -42,9 +49,9 @@ from counterpoint.trainer.fit.checkpoint import read_checkpoint, write_checkpoin
 from counterpoint.trainer.labels import SENTIMENT, UNLABELLED
 from counterpoint.trainer.models import NgramBag
 from counterpoint.trainer.records import multiplies_in_bfloat16
-from counterpoint.trainer.sentence import SentenceEncoder
+from counterpoint.trainer.sentence import Said, SentenceEncoder
 
-SPEC = ChatSpec()
+SPEC = ChatSpec(before_lines=BEFORE_LINES)
 CHECKPOINT: Final = "unfinished.safetensors"
 
 
@@ -124,6 +131,11 @@ class Lines:
         )
 
     @property
+    def said(self) -> list[Said]:
+        """Each line with the lines before it."""
+        return [(line.text, line.before) for line in self.lines]
+
+    @property
     def emotion(self) -> Tensor:
         """(N, 7) float32 shares, zeros where there is no label."""
         return self.targets.emotion
@@ -138,8 +150,61 @@ class Lines:
         return torch.from_numpy(pad_ids([self.buckets[row] for row in rows.tolist()]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens:
+    """Token ids of N lines, and of the lines before each of them.
+
+    Fields:
+        own: N times (L,) int64.
+        before: N times those of the lines before, from the oldest to the newest.
+        source: N names of sets.
+    """
+
+    own: Sequence[Int64Array]
+    before: Sequence[tuple[Int64Array, ...]]
+    source: Sequence[str]
+
+    @classmethod
+    def of(cls, lines: Sequence[TextLine], tokenizer: Tokenizer) -> Tokens:
+        known = {text: tokenizer.ids(text) for line in lines for text in (line.text, *line.before)}
+        return cls(
+            own=[known[line.text] for line in lines],
+            before=[tuple(known[text] for text in line.before) for line in lines],
+            source=[line.source for line in lines],
+        )
+
+    def drawn(
+        self, rows: Tensor, config: TextConfig, generator: torch.Generator
+    ) -> list[tuple[Int64Array, Int64Array]]:
+        """Ids and mask of each row, with some of what was said before it.
+
+        How much is drawn anew each time: so the encoder can do with less, and sees a line in more
+        than one light. Lines of sets without dialogues sometimes get others of their set: in a
+        chat the lines before need not have to do with a line.
+        """
+        of_source: dict[str, list[int]] = {}
+        for row, source in enumerate(self.source):
+            of_source.setdefault(source, []).append(row)
+        chance = torch.rand(len(rows), 2, generator=generator).tolist()
+        places = torch.rand(len(rows), SPEC.before_lines, generator=generator).tolist()
+        found = []
+        for row, (some, count), draws in zip(rows.tolist(), chance, places, strict=True):
+            before = self.before[row]
+            if before:
+                if some >= config.whole_context:
+                    before = before[len(before) - int(count * len(before)) :]
+            elif some < config.strange_context:
+                among = of_source[self.source[row]]
+                before = tuple(
+                    self.own[among[int(draw * len(among))]]
+                    for draw in draws[: 1 + int(count * SPEC.before_lines)]
+                )
+            found.append(read_with(self.own[row], before, SPEC))
+        return found
+
+
 def fit_text(
-    encoder: SentenceEncoder, model: TextModel, training: Lines, ids: Sequence[Int64Array],
+    encoder: SentenceEncoder, model: TextModel, training: Lines, tokens: Tokens,
     config: TextConfig, seed: int, generator: torch.Generator, folder: Path,
     say: Callable[[str], None],
 ) -> float:  # fmt: skip
@@ -147,7 +212,7 @@ def fit_text(
     epoch, to the same weights; what it needs for that is in ``folder`` until it is done.
 
     Args:
-        ids: token ids of each training line.
+        tokens: of each training line.
         seed: with the configuration, what a run is recognised by.
         generator: for the order of lines and which n-grams are dropped.
 
@@ -156,7 +221,7 @@ def fit_text(
     """
     optimiser = optimiser_of(encoder, model, config)
     weights = line_weights(training.lines, config)
-    credit = torch.rand(len(ids), generator=generator)
+    credit = torch.rand(len(training.lines), generator=generator)
     settings = dataclasses.asdict(config) | {"seed": seed}
     path = folder / CHECKPOINT
     first, spent = 0, 0.0
@@ -177,8 +242,8 @@ def fit_text(
         credit = credit + weights * config.lines_per_epoch
         times = credit.floor()
         credit = credit - times
-        drawn = torch.repeat_interleave(torch.arange(len(ids)), times.long())
-        loss = _epoch(encoder, model, training, ids, drawn, optimiser, epoch, config, generator)
+        drawn = torch.repeat_interleave(torch.arange(len(times)), times.long())
+        loss = _epoch(encoder, model, training, tokens, drawn, optimiser, epoch, config, generator)
         spent += time.process_time() - started
         say(f"epoch {epoch + 1}/{config.epochs} loss {loss:.4f}, {spent:.0f} s of CPU")
         kept = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
@@ -200,22 +265,25 @@ def fit_text(
 
 
 def _epoch(
-    encoder: SentenceEncoder, model: TextModel, training: Lines, ids: Sequence[Int64Array],
-    drawn: Tensor, optimiser: torch.optim.Optimizer, epoch: int, config: TextConfig,
+    encoder: SentenceEncoder, model: TextModel, training: Lines, tokens: Tokens, drawn: Tensor,
+    optimiser: torch.optim.Optimizer, epoch: int, config: TextConfig,
     generator: torch.Generator,
 ) -> float:  # fmt: skip
     """One epoch over the rows ``drawn``; the mean loss of its batches."""
     encoder.train()
     model.train()
     tuned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    batches = batches_of_like_length(drawn, ids, config.batch_size, generator)
+    said = tokens.drawn(drawn, config, generator)
+    batches = batches_of_like_length([len(ids) for ids, _ in said], config.batch_size, generator)
     total = 0.0
     bfloat16 = config.bfloat16 and multiplies_in_bfloat16()
-    for index, rows in enumerate(batches):
+    for index, places in enumerate(batches):
+        rows = drawn[places]
         factor = rate_factor(epoch + (index + 1) / len(batches), config)
         for group in optimiser.param_groups:
             group["lr"] = group["full_rate"] * factor
-        sentences = embed_rows(encoder, ids, rows, bfloat16=bfloat16)
+        batch = [said[place] for place in places.tolist()]
+        sentences = embed_batch(encoder, batch, bfloat16=bfloat16)
         buckets = training.bags(rows)
         dropped = torch.rand(buckets.shape, generator=generator) < config.ngram_dropout
         answers = model.answers(sentences, buckets.masked_fill(dropped, 0))
@@ -230,13 +298,13 @@ def _epoch(
     return total / len(batches)
 
 
-def embed_rows(
-    encoder: SentenceEncoder, ids: Sequence[Int64Array], rows: Tensor, *, bfloat16: bool
+def embed_batch(
+    encoder: SentenceEncoder, batch: Sequence[tuple[Int64Array, Int64Array]], *, bfloat16: bool
 ) -> Tensor:
-    """(len(rows), width) float32 embeddings of these rows of token ids, as one padded batch."""
-    tokens = torch.from_numpy(pad_ids([ids[row] for row in rows.tolist()]))
+    """(len(batch), width) float32 embeddings of ids and masks, padded."""
+    ids, mask = (torch.from_numpy(pad_ids(rows)) for rows in zip(*batch, strict=True))
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        sentences: Tensor = encoder(tokens, (tokens > 0).long()).float()
+        sentences: Tensor = encoder(ids, mask).float()
     return sentences
 
 
@@ -312,15 +380,14 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 def batches_of_like_length(
-    drawn: Tensor, ids: Sequence[Int64Array], size: int, generator: torch.Generator
+    lengths: Sequence[int], size: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Batches of rows of like token counts, in random order, so that little is padding.
+    """Batches of places in ``lengths`` of like length, in random order, so that little is padding.
 
     None is of one row alone, of which batch normalisation could learn nothing.
     """
-    lengths = torch.tensor([len(ids[row]) for row in drawn.tolist()])
-    jitter = 3 * torch.rand(len(drawn), generator=generator)
-    ordered = drawn[torch.argsort(lengths + jitter)]
+    jitter = 3 * torch.rand(len(lengths), generator=generator)
+    ordered = torch.argsort(torch.tensor(lengths) + jitter)
     batches = list(ordered.split(size))  # type: ignore[no-untyped-call]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]

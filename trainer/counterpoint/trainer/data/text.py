@@ -41,6 +41,9 @@ TWEET_CHOICE: Final = tuple(
 """What TweetEval's annotators chose from, in the bundle's emotions: its labels say which of these
 three, not that a tweet is neither neutral nor afraid."""
 
+BEFORE_LINES: Final = 3
+"""Lines of a dialogue before a line that are read with it."""
+
 CALIBRATION_PART: Final = 20
 """One line (or dialogue) of this many goes to calibration."""
 
@@ -58,6 +61,8 @@ class TextLine:
         tweet_emotion: position in ``TWEET_EMOTIONS`` or ``UNLABELLED``; then ``emotion`` is its
             nearest, out of `TWEET_CHOICE`.
         group: what must stay on one side of a split: the dialogue, or the text itself.
+        before: MELD: the lines of the dialogue before it, at most `BEFORE_LINES`, from the oldest
+            to the newest; normalised.
     """
 
     source: str
@@ -66,6 +71,7 @@ class TextLine:
     sentiment: int = UNLABELLED
     tweet_emotion: int = UNLABELLED
     group: str
+    before: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.emotion and self.sentiment == UNLABELLED:
@@ -149,16 +155,26 @@ def read_meld(data: Path, split: str) -> list[TextLine]:
     emotions = index_of(EMOTION, MELD)
     path = need(folder / f"{split}_sent_emo.csv", "MELD")
     with path.open(newline="", encoding="utf-8") as file:
-        return [
+        rows = list(csv.DictReader(file))
+    lines = []
+    dialogue: list[str] = []
+    for row, previous in zip(rows, [None, *rows], strict=False):
+        if previous is None or row["Dialogue_ID"] != previous["Dialogue_ID"]:
+            dialogue = []
+        text = normalise(row["Utterance"])
+        lines.append(
             TextLine(
                 source="meld",
-                text=normalise(row["Utterance"]),
+                text=text,
                 emotion=(emotions[row["Emotion"]],),
                 sentiment=SENTIMENT.index(row["Sentiment"]),
                 group=f"dialogue {row['Dialogue_ID']}",
+                before=tuple(dialogue[-BEFORE_LINES:]),
             )
-            for row in csv.DictReader(file)
-        ]
+        )
+        if text:
+            dialogue.append(text)
+    return lines
 
 
 def read_tweeteval_sentiment(data: Path) -> list[TextLine]:

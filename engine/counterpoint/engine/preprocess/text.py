@@ -143,7 +143,11 @@ def pad_ids(lines: Iterable[Int64Array], *, fill: int = 0) -> Int64Array:
 
 
 class Tokenizer:
-    """The text encoder's own tokeniser, from the bundle's ``tokenizer.json``."""
+    """The text encoder's own tokeniser, from the bundle's ``tokenizer.json``.
+
+    Attributes:
+        marks: special tokens that it puts at a line's beginning.
+    """
 
     def __init__(self, path: Path, spec: ChatSpec) -> None:
         """
@@ -158,13 +162,15 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=spec.max_tokens)
         self._spec = spec
+        marks = self._tokenizer.encode("a").special_tokens_mask
+        self.marks = next((at for at, special in enumerate(marks) if not special), 0)
 
     def encode(self, text: str, before: Sequence[str] = ()) -> tuple[Int64Array, Int64Array]:
         """Token ids and attention mask, each (1, L) int64, of a normalised line.
 
         Special tokens are counted and kept when a line is cut. The tokens of the line come first,
-        then those of the lines before it, from the oldest to the newest, each without its mark of
-        a beginning. L <= max_tokens, and before_tokens more with lines before.
+        then those of the lines before it, from the oldest to the newest, without marks of a
+        beginning. L <= max_tokens, and before_tokens more with lines before.
 
         Args:
             before: normalised, from the oldest to the newest; the newest before_lines count.
@@ -173,7 +179,8 @@ class Tokenizer:
             The ids; and 1 for the tokens of the line, `BEFORE` for those of the lines before it.
         """
         kept = before[-self._spec.before_lines :] if self._spec.before_lines else ()
-        ids, mask = read_with(self.ids(text), [self.ids(line) for line in kept], self._spec)
+        earlier = [self.ids(line)[self.marks :] for line in kept]
+        ids, mask = read_with(self.ids(text), earlier, self._spec)
         return ids[None], mask[None]
 
     def ids(self, text: str) -> Int64Array:
@@ -185,8 +192,12 @@ def read_with(
     own: Int64Array, before: Sequence[Int64Array], spec: ChatSpec
 ) -> tuple[Int64Array, Int64Array]:
     """Token ids and attention mask, each (L,) int64, of a line and the lines before it, as
-    `Tokenizer.encode` puts them together."""
-    earlier = [token for ids in before for token in ids[1:].tolist()][-spec.before_tokens :]
+    `Tokenizer.encode` puts them together.
+
+    Args:
+        before: ids of the lines before, without marks of a beginning, from the oldest on.
+    """
+    earlier = [token for ids in before for token in ids.tolist()][-spec.before_tokens :]
     return (
         np.concatenate([own, np.array(earlier, np.int64)]),
         np.concatenate([np.ones(len(own), np.int64), np.full(len(earlier), BEFORE, np.int64)]),

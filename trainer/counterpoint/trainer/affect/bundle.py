@@ -19,7 +19,7 @@ from counterpoint.engine.graphs import (
 from counterpoint.engine.manifest import Metric
 from counterpoint.engine.preprocess.audio import windows_of
 from counterpoint.engine.preprocess.spec import AudioSpec, ChatSpec, VideoSpec
-from counterpoint.engine.preprocess.text import BEFORE, Tokenizer, hashed_ngrams, normalise, pad_ids
+from counterpoint.engine.preprocess.text import Tokenizer, hashed_ngrams, normalise, pad_ids
 from counterpoint.trainer.affect.audio import STEPS
 from counterpoint.trainer.affect.card import LICENCE_NOTICE, MISSING_POLICY, model_card
 from counterpoint.trainer.affect.fusion import load_encoders
@@ -121,7 +121,8 @@ def golden_inputs(
     noise = read_noise(data, audio)[0]
     encode = Tokenizer(tokenizer, chat).encode
     lines = [normalise(line) for line in GOLDEN_LINES]
-    ids = pad_ids([encode(line)[0][0] for line in lines])
+    read = [encode(line, lines[:place]) for place, line in enumerate(lines)]
+    ids, mask = (pad_ids([pair[part][0] for pair in read]) for part in (0, 1))
     states = np.array(
         [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 2, 1], [2, 1, 0], [0, 0, 0], [2, 2, 2]],
         np.int64,
@@ -129,7 +130,7 @@ def golden_inputs(
     return {
         "vision": {"faces": random.standard_normal((rows, 1, 48, 48)).astype(np.float32)},
         "audio": {"logmel": windows_of(noise, audio)[8 : 8 + rows]},
-        "text": {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)},
+        "text": {"input_ids": ids, "attention_mask": mask},
         "ngrams": {"buckets": pad_ids([hashed_ngrams(line, chat) for line in lines])},
         "fusion": _golden_fusion(states, random),
         "vad": {

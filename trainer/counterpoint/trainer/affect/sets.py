@@ -24,14 +24,15 @@ from counterpoint.trainer.data.text import TextLine, read_meld
 from counterpoint.trainer.labels import EMOTION, SENTIMENT
 
 COLUMNS: Final = (
-    "id", "video", "audio", "text", "speaker", "split", "label:emotion", "label:sentiment",
+    "id", "video", "audio", "text", "before", "speaker", "split", "label:emotion",
+    "label:sentiment",
 )  # fmt: skip
 GRID_CLIPS: Final = 60
 MATCHED_PER_CLASS: Final = 20
 _ENLARGED: Final = 4
 _BORDER: Final = 0.25
 
-Row: TypeAlias = tuple[str, str, str, str, str, str, str, str]
+Row: TypeAlias = tuple[str, str, str, str, str, str, str, str, str]
 
 
 def run_index(options: argparse.Namespace) -> None:
@@ -59,19 +60,20 @@ def write_rows(out: Path, rows: Sequence[Row]) -> Path:
 def ravdess(data: Path, _: Path) -> list[Row]:
     """Speech of RAVDESS' actors 17 to 20: sound with an emotion."""
     return [
-        (clip.path.stem, "", str(clip.path), "", clip.speaker, "validation",
+        (clip.path.stem, "", str(clip.path), "", "", clip.speaker, "validation",
          EMOTION[clip.emotion], "")
         for clip in _spoken(data)
     ]  # fmt: skip
 
 
 def meld(data: Path, _: Path) -> list[Row]:
-    """MELD's dev file: lines with an emotion and a sentiment, by character."""
+    """MELD's dev file: lines with an emotion and a sentiment, by character, each with the lines of
+    its dialogue before it."""
     path = need(data / "text" / "meld" / "dev_sent_emo.csv", "MELD")
     with path.open(newline="", encoding="utf-8") as file:
         speakers = [row["Speaker"] for row in csv.DictReader(file)]
     return [
-        (f"meld-{number}", "", "", line.text, speaker, "validation",
+        (f"meld-{number}", "", "", line.text, "\n".join(line.before), speaker, "validation",
          EMOTION[line.emotion[0]], SENTIMENT[line.sentiment])
         for number, (line, speaker) in enumerate(
             zip(read_meld(data, "dev"), speakers, strict=True), start=1
@@ -129,13 +131,13 @@ def save_face(path: Path, face: UInt8Array) -> None:
 
 def _triple(name: str, picture: Path, clip: Clip, line: TextLine) -> Row:
     return (
-        name, f"faces/{picture.name}", str(clip.path), line.text, clip.speaker, "validation",
-        EMOTION[clip.emotion], SENTIMENT[line.sentiment],
+        name, f"faces/{picture.name}", str(clip.path), line.text, "\n".join(line.before),
+        clip.speaker, "validation", EMOTION[clip.emotion], SENTIMENT[line.sentiment],
     )  # fmt: skip
 
 
 def _neutral(name: str, path: Path, said: str, speaker: str) -> Row:
-    return (name, str(path), str(path), said, speaker, "validation", "neutral", "neutral")
+    return (name, str(path), str(path), said, "", speaker, "validation", "neutral", "neutral")
 
 
 def _spoken(data: Path) -> list[Clip]:

@@ -156,21 +156,26 @@ class Tokens:
 
     Fields:
         own: N times (L,) int64.
-        before: N times those of the lines before, from the oldest to the newest.
+        before: N times those of the lines before, from the oldest to the newest, without marks.
         source: N names of sets.
+        marks: tokens that mark the beginning of a line.
     """
 
     own: Sequence[Int64Array]
     before: Sequence[tuple[Int64Array, ...]]
     source: Sequence[str]
+    marks: int = 1
 
     @classmethod
     def of(cls, lines: Sequence[TextLine], tokenizer: Tokenizer) -> Tokens:
         known = {text: tokenizer.ids(text) for line in lines for text in (line.text, *line.before)}
         return cls(
             own=[known[line.text] for line in lines],
-            before=[tuple(known[text] for text in line.before) for line in lines],
+            before=[
+                tuple(known[text][tokenizer.marks :] for text in line.before) for line in lines
+            ],
             source=[line.source for line in lines],
+            marks=tokenizer.marks,
         )
 
     def drawn(
@@ -196,7 +201,7 @@ class Tokens:
             elif some < config.strange_context:
                 among = of_source[self.source[row]]
                 before = tuple(
-                    self.own[among[int(draw * len(among))]]
+                    self.own[among[int(draw * len(among))]][self.marks :]
                     for draw in draws[: 1 + int(count * SPEC.before_lines)]
                 )
             found.append(read_with(self.own[row], before, SPEC))

@@ -22,7 +22,7 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 MEDIA: Final = ("video", "audio")
 MODALITIES: Final = ("video", "audio", "text")
 LABEL: Final = "label:"
-_COLUMNS: Final = ("id", *MODALITIES, "start_s", "end_s", "speaker", "split")
+_COLUMNS: Final = ("id", *MODALITIES, "before", "start_s", "end_s", "speaker", "split")
 _SHOWN: Final = 5
 
 
@@ -57,6 +57,8 @@ class Example:
         video: a picture or a video file that is there; None where there is none.
         audio: a sound file (or a video with sound) that is there; None where there is none.
         text: the words themselves, read already; None where there are none.
+        before: the lines of text said before ``text``, from the oldest to the newest; empty where
+            the table has none.
         start_ns, end_ns: the part of ``video`` and ``audio`` that is meant; end None: to the end.
         speaker: who is seen, heard or writes; None where the table does not say.
         split: None before `split_index`.
@@ -69,6 +71,7 @@ class Example:
     video: Path | None
     audio: Path | None
     text: str | None
+    before: tuple[str, ...] = ()
     start_ns: int
     end_ns: int | None
     speaker: str | None
@@ -210,9 +213,12 @@ def _example(
     if not row.get("id"):
         problems.add(number, "id", "is empty")
     media = {name: _file(number, name, row.get(name, ""), problems) for name in MEDIA}
-    text = _text(number, row.get("text", ""), problems)
+    text = _text(number, "text", row.get("text", ""), problems)
     if text is None and not any(row.get(name) for name in MEDIA):
         problems.add(number, "/".join(MODALITIES), "all empty; a row needs at least one")
+    before = _text(number, "before", row.get("before", ""), problems)
+    if before is not None and text is None:
+        problems.add(number, "before", "is before no text; give the column 'text', too")
     start, end = _span(number, row, problems)
     labels: dict[str, int | float] = {}
     for task in tasks:
@@ -229,6 +235,7 @@ def _example(
         video=media["video"],
         audio=media["audio"],
         text=text,
+        before=tuple(line for line in (before or "").splitlines() if line.strip()),
         start_ns=start,
         end_ns=end,
         speaker=row.get("speaker") or None,
@@ -260,19 +267,19 @@ def _file(number: int, column: str, value: str, problems: _Problems) -> Path | N
     return path
 
 
-def _text(number: int, value: str, problems: _Problems) -> str | None:
+def _text(number: int, column: str, value: str, problems: _Problems) -> str | None:
     """Words, or where the value is a name that ends in ``.txt``, what stands in that file."""
     if not value.strip():
         return None
     if not value.endswith(".txt") or "\n" in value:
         return value
-    path = _file(number, "text", value, problems)
+    path = _file(number, column, value, problems)
     if path is None or not path.is_file():
         return value
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        problems.add(number, "text", f"{path} is not UTF-8")
+        problems.add(number, column, f"{path} is not UTF-8")
         return value
 
 

@@ -34,7 +34,8 @@ MAX_TEXT_CHARACTERS: Final = 2_000
 def open_row(example: Example, *, hop_ns: int) -> OpenSources:
     """The row's media and text as one session.
 
-    Text is chat that stood there from the first instant on, one line of text a line of chat. Media
+    Text is chat that stood there from the first instant on, one line of text a line of chat; lines
+    said before it were sent before that instant, so that no window holds them. Media
     are cut to ``start_ns``..``end_ns``. A picture is shown for as long as the rest lasts. What is
     shorter than a hop (a picture or a text alone) lasts one hop, so that there is a window.
 
@@ -58,7 +59,7 @@ def open_row(example: Example, *, hop_ns: int) -> OpenSources:
             opened.close()
         raise DatasetError(f"row {example.row} ({example.id}): {error}") from error
     if example.text is not None:
-        parts.append(_Lines(example.text, example.speaker or "", max(hop_ns, length_ns or 0)))
+        parts.append(_Lines(example, max(hop_ns, length_ns or 0)))
         names[Modality.CHAT] = parts[-1].name
     return OpenSources(
         source=MergedSource(parts), names=names, duration_ns=length_ns, parts=tuple(parts)
@@ -232,18 +233,20 @@ class _Lines:
     name = "text"
     modalities = frozenset({Modality.CHAT})
 
-    def __init__(self, text: str, author: str, end_ns: int) -> None:
+    def __init__(self, example: Example, end_ns: int) -> None:
         self.drops = DropCounter()
+        text = example.text or ""
         lines = [line for line in text.splitlines() if line.strip()] or [text]
+        first = len(example.before)
         self._items: list[Item] = [
             ChatLine(
                 source=self.name,
-                t_ns=0,
-                author=author,
+                t_ns=min(0, (sequence - first) * NS_PER_S),
+                author=example.speaker or "",
                 text=line[:MAX_TEXT_CHARACTERS],
                 sequence=sequence,
             )
-            for sequence, line in enumerate(lines)
+            for sequence, line in enumerate((*example.before, *lines))
         ]
         self._items += [
             Bound(source=self.name, modality=Modality.CHAT, t_ns=end_ns),
@@ -255,7 +258,7 @@ class _Lines:
         due = [item for item in self._items if item.t_ns <= now_ns]
         self._items = self._items[len(due) :]
         return Step(
-            items=tuple((item.t_ns, item) for item in due),
+            items=tuple((max(0, item.t_ns), item) for item in due),
             next_wake_ns=self._items[0].t_ns if self._items else None,
         )
 

@@ -245,9 +245,8 @@ def _samples(run: Run, tokenizer: Path, widths: Widths) -> dict[str, Arrays]:
 
     lines = [normalise(line) for line in _LINES]
     encode = Tokenizer(tokenizer, specs.chat).encode
-    encoded = [encode(line)[0][0] for line in lines]
-    longest = max(map(len, encoded))
-    mask = np.array([[int(place < len(ids)) for place in range(longest)] for ids in encoded])
+    read = [encode(line, lines[:place]) for place, line in enumerate(lines)]
+    ids, mask = (pad_ids([pair[part][0] for pair in read]) for part in (0, 1))
     states = np.array(
         [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 2, 1], [2, 1, 0], [0, 0, 0], [2, 2, 2]],
         np.int64,
@@ -268,7 +267,7 @@ def _samples(run: Run, tokenizer: Path, widths: Widths) -> dict[str, Arrays]:
     return {
         "vision": {"faces": noise(rows, *faces.shape[1:])},
         "audio": {"logmel": noise(rows, *log_mel.shape[1:])},
-        "text": {"input_ids": pad_ids(encoded), "attention_mask": mask.astype(np.int64)},
+        "text": {"input_ids": ids, "attention_mask": mask},
         "ngrams": {"buckets": pad_ids([hashed_ngrams(line, specs.chat) for line in lines])},
         "fusion": fusion,
         "vad": {

@@ -123,6 +123,7 @@ class TextConfig:
         stop_words: leave out English function words (``ngrams``, ``bag``, ``embedding``).
         vocabulary: most words of ``bag`` and ``embedding``, the most frequent of train.
         max_tokens: longer lines are cut.
+        before_lines: lines said before a line that are read with it (``bert`` or an own module).
     """
 
     use: bool = True
@@ -134,6 +135,7 @@ class TextConfig:
     stop_words: bool = False
     vocabulary: int = 20_000
     max_tokens: int = 64
+    before_lines: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ class Windows(Dataset[Item]):
             if source.config.audio.use:
                 item.update(self._sound(media, end, change, training=training))
         if source.config.text.use:
-            item.update(self._lines(example.text or "", change))
+            item.update(self._lines(example, change))
         item["labels"] = np.array(
             [example.labels.get(task.name, NO_LABEL) for task in source.index.tasks], np.float32
         )
@@ -146,25 +146,30 @@ class Windows(Dataset[Item]):
             mask[hops - (end - first) :] = there
         return {"logmel": windows, "audio_mask": mask.reshape(-1)}
 
-    def _lines(self, text: str, random: Generator | None) -> Item:
+    def _lines(self, example: Example, random: Generator | None) -> Item:
         spec, config = self._source.specs.chat, self._source.config
-        lines = lines_of(text)[-spec.max_lines :]
+        lines = lines_of(example.text or "")
+        before = [*lines_of("\n".join(example.before)), *lines]
+        lines = lines[-spec.max_lines :]
         if random is not None:
             share = config.augment.text.token_dropout
             lines = [augment.drop_tokens(line, share, random) for line in lines]
         empty = np.zeros(0, np.int64)
-        ids = [empty] * (spec.max_lines - len(lines))
+        read = [(empty, empty)] * (spec.max_lines - len(lines))
         if self._tokenizer is not None:
-            ids += [self._tokenizer.encode(line)[0][0] for line in lines]
+            for place, line in enumerate(lines, start=len(before) - len(lines)):
+                ids, mask = self._tokenizer.encode(line, before[:place])
+                read.append((ids[0], mask[0]))
+        else:
+            read += [(empty, empty)] * len(lines)
         buckets = [empty] * (spec.max_lines - len(lines))
         buckets += [hashed_ngrams(line, spec, stop_words=self._stop_words) for line in lines]
-        mask = (np.arange(spec.max_lines) >= spec.max_lines - len(lines)).astype(np.float32)
-        padded, lengths = pad_ids(ids), np.array([[len(row)] for row in ids])
+        present = (np.arange(spec.max_lines) >= spec.max_lines - len(lines)).astype(np.float32)
         return {
-            "input_ids": padded,
-            "attention_mask": (np.arange(padded.shape[1]) < lengths).astype(np.int64),
+            "input_ids": pad_ids(ids for ids, _ in read),
+            "attention_mask": pad_ids(mask for _, mask in read),
             "buckets": pad_ids(buckets),
-            "text_mask": mask,
+            "text_mask": present,
         }
 
 

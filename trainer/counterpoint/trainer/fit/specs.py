@@ -49,7 +49,7 @@ def specs_of(config: RunConfig) -> Specs:
             context_ns=config.video.pictures * HOP_NS, image_size_px=config.video.image_size_px
         ),
         audio=AudioSpec(context_ns=config.audio.context_ms * 1_000_000),
-        chat=ChatSpec(max_tokens=config.text.max_tokens),
+        chat=ChatSpec(max_tokens=config.text.max_tokens, before_lines=config.text.before_lines),
     )
     if config.audio.context_ms * 1_000_000 % HOP_NS:
         raise UsageError(

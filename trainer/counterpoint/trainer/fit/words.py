@@ -27,10 +27,13 @@ def write_tokenizer(path: Path, config: TextConfig, texts: Iterable[str]) -> Non
         texts: of the training part only.
 
     Raises:
-        UsageError: the checkpoint has none, or stop words where they cannot be left out.
+        UsageError: the checkpoint has none, stop words where they cannot be left out, or lines
+            before where a line is read by itself.
     """
     if config.stop_words and config.encoder not in _STOPPABLE:
         raise UsageError(f"text.stop_words: only with {', '.join(_STOPPABLE)}")
+    if config.before_lines and config.encoder in _STOPPABLE:
+        raise UsageError(f"text.before_lines: {config.encoder} reads each line by itself")
     path.parent.mkdir(parents=True, exist_ok=True)
     if config.checkpoint:
         source = Path(config.checkpoint) / "tokenizer.json"

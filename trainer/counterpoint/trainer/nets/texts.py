@@ -1,4 +1,7 @@
-"""Encoders of a line: ids and mask (K, L) int64 -> (K, W); hashed n-grams (K, B) -> (K, W)."""
+"""Encoders of a line: ids and mask (K, L) int64 -> (K, W); hashed n-grams (K, B) -> (K, W).
+
+The mask is 1 at the tokens of the line and 2 at those of lines before it (`text.BEFORE`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from counterpoint.trainer.sentence import SentenceEncoder
 
 
 class WordVectors(nn.Module):
-    """A vector for each word, and the mean over a line; ids that are ``ignored`` do not count."""
+    """A vector for each word, and the mean over a line; ids that are ``ignored`` do not count, and
+    neither do lines before it."""
 
     ignored: Tensor
 
@@ -28,7 +32,7 @@ class WordVectors(nn.Module):
 
     def weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(K, L, 1): 1 where a word counts."""
-        counts = (attention_mask > 0) & ~self.ignored[input_ids]
+        counts = (attention_mask == 1) & ~self.ignored[input_ids]
         return counts.to(self.table.weight.dtype).unsqueeze(2)
 
 

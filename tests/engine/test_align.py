@@ -839,6 +839,81 @@ def test_a_line_joins_the_windows_not_settled_and_is_late_when_all_are() -> None
     assert [(window.index, window.chat_lines) for window in given] == [(3, (1,))]
 
 
+def lines(outputs: Sequence[Output]) -> list[tuple[int, int, list[int]]]:
+    """Number, revision, and the numbers of the lines before it."""
+    return [
+        (output.line.sequence, output.revision, [other.sequence for other in output.before])
+        for output in outputs
+        if isinstance(output, Line)
+    ]
+
+
+def test_a_line_is_given_with_the_newest_lines_before_it_that_are_not_too_old() -> None:
+    spec = replace(SPEC, chat_before_lines=2, chat_before_ns=50 * MS, chat_context_ns=HOP)
+    aligner = aligner_for(C, spec=spec)
+    aligner.push(line(-1, 0), 0)  # from before the session: in no window, but said
+    for n, t_ns in ((1, 10 * MS), (2, 20 * MS), (3, 30 * MS), (4, 80 * MS), (5, 200 * MS)):
+        aligner.push(line(t_ns, n), 200 * MS)
+    given = aligner.advance(HOP)
+    assert lines(given) == [
+        (1, 0, [0]), (2, 0, [0, 1]), (3, 0, [1, 2]), (4, 0, [3]), (5, 0, []),
+    ]  # fmt: skip
+    assert windows(given)[0].chat_lines == (1, 2, 3, 4, 5)
+    assert aligner.counters().items[C].out_of_range == 1
+
+
+def test_a_line_that_is_late_for_all_windows_is_still_before_the_next_one() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, chat_before_lines=1, chat_context_ns=HOP))
+    aligner.advance(4 * HOP)
+    aligner.push(line(HOP, 0), 4 * HOP + 1)
+    aligner.push(line(4 * HOP, 1), 4 * HOP + 1)
+    assert aligner.counters().items[C].late == 1
+    assert lines(aligner.advance(4 * HOP + 1)) == [(1, 0, [0])]
+
+
+def test_a_line_in_between_gives_those_after_it_again_once_before_the_next_window() -> None:
+    aligner = aligner_for(C, spec=replace(SPEC, chat_before_lines=1))
+    aligner.push(line(90 * MS, 9), 100 * MS)
+    assert lines(aligner.advance(100 * MS)) == [(9, 0, [])]
+    for n in (1, 5, 7):
+        aligner.push(line(n * 10 * MS, n), 110 * MS)
+    assert lines(aligner.advance(110 * MS)) == [(1, 0, []), (5, 0, [1]), (7, 0, [5])]
+    given = aligner.advance(HOP)
+    assert lines(given) == [(9, 1, [7])]
+    assert isinstance(given[-1], Window)
+    # Given: without a lateness nothing is read anew, whatever comes in between.
+    aligner.push(line(85 * MS, 8), HOP + 1)
+    assert lines(aligner.advance(2 * HOP)) == [(8, 0, [7])]
+
+
+def test_with_a_lateness_a_late_line_amends_the_windows_of_those_it_comes_before() -> None:
+    spec = replace(LATE, chat_before_lines=1, chat_context_ns=HOP)
+    aligner = aligner_for(C, spec=spec)
+    aligner.push(line(HOP, 1), HOP + 1)
+    aligner.advance(3 * HOP)
+    # Far too late for a window of its own, but said before the other.
+    aligner.push(line(0, 0), 3 * HOP + 1)
+    assert lines(aligner.advance(3 * HOP + 1)) == [(0, 0, [])]
+    given = aligner.advance(SETTLED + 2 * HOP)
+    assert (1, 1, [0]) in lines(given)
+    amended = [(w.index, w.chat_lines) for w in windows(given) if w.status is Status.AMENDED]
+    assert amended == [(1, (0,)), (2, (1,))]
+
+
+def test_what_was_said_before_is_kept_within_bounds() -> None:
+    spec = replace(LATE, chat_before_lines=3, chat_max_lines=4)
+    aligner = aligner_for(C, spec=spec)
+    sizes = []
+    for n in range(20_000):
+        t_ns = n * 5 * MS
+        aligner.push(line(max(0, t_ns - n * 7 % 3_000 * MS), n), t_ns)
+        aligner.advance(t_ns)
+        sizes.append(len(aligner._chat._heard) + len(aligner._chat._revised))
+    hops = (spec.chat_context_ns + SETTLED) // HOP + 2
+    assert max(sizes) <= hops * (spec.chat_max_lines + 3) + 3 + 200
+    assert max(sizes) == max(sizes[: len(sizes) // 4])
+
+
 def test_a_window_is_amended_in_the_modality_that_changed_and_keeps_its_epoch() -> None:
     aligner = aligner_for(V, A, spec=LATE)
     aligner.push(frame(200 * MS), 200 * MS)

@@ -30,7 +30,8 @@ from counterpoint.engine.session import Session
 from counterpoint.engine.sources import OpenSources, open_replay
 from counterpoint.streams.errors import FailedError, UsageError
 from counterpoint.streams.runtime import Lane, Runtime
-from counterpoint.streams.types import AudioChunk, VideoFrame
+from counterpoint.streams.types import AudioChunk, ChatLine, VideoFrame
+from tests.engine.test_session_revisions import burst, scripted
 from tests.support.bundles import tiny_bundle
 from tests.support.sessions import GRID_CHAT, GRID_CLIP, RememberingSink, load_models
 from tests.support.virtual import VirtualRuntime
@@ -184,6 +185,20 @@ def test_revised_windows_and_waited_for_chat_are_reproduced(models: Models, tmp_
     assert capsule.header.time == time
     assert capsule.predictions_total >= 6
     assert verify(capsule, models, speed=2.0).differences == []
+
+
+def test_lines_that_were_read_anew_are_so_again(tmp_path: Path) -> None:
+    models = load_models(tiny_bundle(tmp_path / "reading", before_lines=2))
+    path = tmp_path / "read.capsule"
+    config = Config(time=TimeSection(lateness_ms=1_000))
+    sources = scripted(burst(ChatLine, 350, 450, 1_250))
+    runtime = VirtualRuntime()
+    runtime.run(record(path, models, runtime, speed=1.0, config=config, sources=sources))
+    capsule = open_capsule(path)
+    keys = [key for batch in capsule.batches() for key in batch.cells if key[0] == "line"]
+    assert max(len(key) for key in keys) == 4  # a line that was given again
+    verdict = verify(capsule, models, speed=2.0)
+    assert (verdict.differences, verdict.exact) == ([], True)
 
 
 def test_dropped_items_are_stated_again(models: Models, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_pictures_that_come_late_are_encoded_as_if_they_had_always_been_there(
     expected = newest(punctual.take_features())
     assert {**before, **newest(late.take_features())} == expected
     assert before[Modality.VIDEO, 3] != expected[Modality.VIDEO, 3]
+
+
+def test_a_line_is_read_with_the_lines_before_it_where_the_bundle_says_so(
+    models: Models, tmp_path: Path
+) -> None:
+    reading = load_models(tiny_bundle(tmp_path / "reading", before_lines=2))
+    first, second = (
+        ChatLine(source="room", t_ns=n, author="ann", text=text, sequence=n)
+        for n, text in enumerate(("so good !", "what"))
+    )
+
+    def said(models: Models, *given: Line) -> dict[tuple[Modality, int], tuple[bytes, bytes, bool]]:
+        encoder = encoder_of(models)
+        encoder.encode(given)
+        return newest(encoder.take_features())
+
+    key = (Modality.CHAT, 1)
+    alone, after = Line(line=second), Line(line=second, before=(first,))
+    assert said(models, after)[key] == said(models, alone)[key]
+    assert said(reading, after)[key] != said(reading, alone)[key]
+    assert said(reading, alone)[key] == said(models, alone)[key]
+    # Given again, it is as if the other line had been there at first.
+    again = Line(line=second, before=(first,), revision=1)
+    assert said(reading, alone, again)[key] == said(reading, after)[key]
 
 
 def test_a_cell_given_again_after_an_overload_dropped_it_is_encoded_by_itself(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -90,9 +91,21 @@ def newest(played: Played) -> dict[int, Prediction]:
 def test_an_amended_window_says_what_it_would_have_said_had_nothing_been_late(
     models: Models, kind: type[Item], modality: Modality
 ) -> None:
-    stretch = (1_200, 1_300) if kind is ChatLine else (600, 1_150)
+    stretch = (1_200, 1_300, 420) if kind is ChatLine else (600, 1_150, 420)
+    assert_settled_as_punctual(models, modality, burst(kind, *stretch))
+
+
+def test_so_it_is_where_lines_are_read_with_those_before_them(tmp_path: Path) -> None:
+    models = load_models(tiny_bundle(tmp_path / "reading", before_lines=2))
+    # The first line comes when windows with the second one were given.
+    assert_settled_as_punctual(models, Modality.CHAT, burst(ChatLine, 350, 450, 1_250))
+
+
+def assert_settled_as_punctual(
+    models: Models, modality: Modality, change: Callable[[int, Item], int]
+) -> None:
     punctual = newest(play(models, open_replay(GRID_CLIP, GRID_CHAT)))
-    late = play(models, scripted(burst(kind, *stretch, 420)), config=LATE)
+    late = play(models, scripted(change), config=LATE)
     revised = [p for p in late.predictions if p.status is Status.AMENDED]
     assert revised
     for prediction in revised:

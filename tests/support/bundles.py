@@ -66,21 +66,31 @@ _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 def tiny_bundle(
-    directory: Path, *, seed: int = 0, replace: bool = False, numbers: bool = False
+    directory: Path,
+    *,
+    seed: int = 0,
+    replace: bool = False,
+    numbers: bool = False,
+    before_lines: int = 0,
 ) -> Bundle:
     """Write the bundle of that seed into ``directory``; another seed gives another digest.
 
     Args:
         numbers: it also tells `NUMBERS`.
+        before_lines: of chat, that it reads a line with; its encoder takes the mean over all.
     """
-    manifest, files = tiny_parts(seed, numbers=numbers)
+    manifest, files = tiny_parts(seed, numbers=numbers, before_lines=before_lines)
     return write_bundle(directory, manifest, files=files, replace=replace)
 
 
 @functools.cache
-def tiny_parts(seed: int = 0, *, numbers: bool = False) -> tuple[Manifest, Mapping[str, bytes]]:
+def tiny_parts(
+    seed: int = 0, *, numbers: bool = False, before_lines: int = 0
+) -> tuple[Manifest, Mapping[str, bytes]]:
     """What `write_bundle` needs for the bundle of that seed. The same bytes every time."""
-    modalities = Modalities(video=VideoSpec(), audio=AudioSpec(), chat=ChatSpec())
+    modalities = Modalities(
+        video=VideoSpec(), audio=AudioSpec(), chat=ChatSpec(before_lines=before_lines)
+    )
     told = NUMBERS if numbers else {}
     contract = tensor_contract(
         hop_ns=HOP_NS, modalities=modalities, heads=HEADS, widths=WIDTHS, numbers=told

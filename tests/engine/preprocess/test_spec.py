@@ -42,6 +42,9 @@ def test_derived_counts() -> None:
         (AudioSpec(), {"std": (1.0,) * 63 + (0.0,)}, "audio.std"),
         (ChatSpec(), {"max_lines": 0}, "chat.max_lines"),
         (ChatSpec(), {"ngram_buckets": -1}, "chat.ngram_buckets"),
+        (ChatSpec(), {"before_lines": -1}, "chat.before_lines"),
+        (ChatSpec(), {"before_tokens": 0}, "chat.before_tokens"),
+        (ChatSpec(), {"before_ns": 0}, "chat.before_ns"),
     ],
 )
 def test_what_is_wrong_is_named(

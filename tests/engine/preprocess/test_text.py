@@ -17,11 +17,13 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from counterpoint.engine.preprocess.spec import ChatSpec
 from counterpoint.engine.preprocess.text import (
+    BEFORE,
     ENGLISH_STOP_WORDS,
     Tokenizer,
     hashed_ngrams,
     normalise,
     pad_ids,
+    read_with,
     tokens,
 )
 
@@ -173,6 +175,10 @@ def test_rows_are_padded_at_the_end() -> None:
 
 @pytest.fixture
 def tokenizer_file(tmp_path: Path) -> Path:
+    return write_tokenizer(tmp_path / "tokenizer.json")
+
+
+def write_tokenizer(path: Path) -> Path:
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "so": 4, "good": 5}
     tokenizer = HfTokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -183,7 +189,6 @@ def tokenizer_file(tmp_path: Path) -> Path:
     # A file may ask for padding and a length of its own; the specification decides.
     tokenizer.enable_padding(length=20)
     tokenizer.enable_truncation(max_length=3)
-    path = tmp_path / "tokenizer.json"
     tokenizer.save(str(path))
     return path
 
@@ -203,6 +208,45 @@ def test_long_lines_are_cut_and_keep_their_special_tokens(tokenizer_file: Path) 
 
 def test_an_empty_line_has_its_special_tokens(tokenizer_file: Path) -> None:
     assert Tokenizer(tokenizer_file, SPEC).encode("")[0].tolist() == [[2, 3]]
+
+
+def test_lines_before_follow_the_line_without_their_beginning_and_the_newest_is_whole(
+    tokenizer_file: Path,
+) -> None:
+    spec = ChatSpec(before_lines=2, before_tokens=5, max_tokens=6)
+    tokenizer = Tokenizer(tokenizer_file, spec)
+    assert tokenizer.marks == 1
+    ids, mask = tokenizer.encode("good", ["good good", "so", "so good"])
+    assert ids.tolist() == [[2, 5, 3, 4, 3, 4, 5, 3]]
+    assert mask.tolist() == [[1, 1, 1] + [BEFORE] * 5]
+    assert ids.dtype == mask.dtype == np.int64
+    # The line itself is not cut for what was before it, and of that the oldest goes first.
+    ids, mask = tokenizer.encode("so " * 20, ["good " * 20, "so"])
+    assert ids.tolist() == [[2, 4, 4, 4, 4, 3, 5, 5, 3, 4, 3]]
+    assert mask.sum() == 6 + 5 * BEFORE
+
+
+@pytest.mark.parametrize("count", range(4))
+@pytest.mark.parametrize("before", [[], ["so"], ["so", "good"], ["so", "good", "so good", "so"]])
+def test_only_as_many_lines_as_a_specification_asks_for_are_read(
+    tokenizer_file: Path, count: int, before: list[str]
+) -> None:
+    tokenizer = Tokenizer(tokenizer_file, ChatSpec(before_lines=count))
+    ids, mask = tokenizer.encode("good", before)
+    kept = [tokenizer.ids(line)[1:] for line in before[len(before) - min(count, len(before)) :]]
+    expected = read_with(tokenizer.ids("good"), kept, ChatSpec())
+    assert ids.tolist() == [expected[0].tolist()]
+    assert mask.tolist() == [expected[1].tolist()]
+    assert ids.shape[1] == 3 + sum(map(len, kept))
+
+
+def test_a_tokeniser_without_marks_loses_no_word_of_the_lines_before(tmp_path: Path) -> None:
+    plain = HfTokenizer(models.WordLevel({"[UNK]": 0, "so": 1, "good": 2}, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    plain.save(str(path))
+    ids, _ = Tokenizer(path, ChatSpec(before_lines=1)).encode("so", ["good so"])
+    assert ids.tolist() == [[1, 2, 1]]
 
 
 def test_a_file_that_is_no_tokeniser_is_named(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ class Heard:
             return ()
         place = bisect_left(self._lines, order(line), key=order)
         found = self._lines[max(0, place - count) : place]
-        return tuple(other for other in found if line.t_ns - other.t_ns <= self._spec.chat_before_ns)
+        return tuple(
+            other for other in found if line.t_ns - other.t_ns <= self._spec.chat_before_ns
+        )
 
     def forget(self, start_ns: int) -> None:
         """No line from before ``start_ns`` will be given (again)."""

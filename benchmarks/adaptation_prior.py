@@ -91,7 +91,7 @@ def read_held(
     evaluator = Evaluator(bundle, device)
     faces = read_ferplus(data, "Valid")
     lines = read_meld(data, "dev")
-    said = evaluator.fuse({"chat": evaluator.lines([line.text for line in lines])})
+    said = evaluator.fuse({"chat": evaluator.lines([line.said for line in lines])})
     return [
         Held(
             name="FER+ valid, a face a context",

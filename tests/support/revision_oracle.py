@@ -572,9 +572,9 @@ class RevisionOracle:
         fates = self.fates[Modality.CHAT]
         windows = [o for o in self.outputs if isinstance(o, ExpectedOutput)]
         used = {
-            key
+            pair[0]  # type: ignore[index]
             for window in windows
-            for key, _ in window.content[Modality.CHAT]  # type: ignore[misc]
+            for pair in window.content[Modality.CHAT]
         }
         late = fates.count("late")
         return len(fates), len(used), late, len(fates) - len(used) - late

@@ -32,6 +32,7 @@ from counterpoint.trainer.affect.heads import EMOTION_STYLES, StyleHeads
 from counterpoint.trainer.affect.start import start_from
 from counterpoint.trainer.affect.text_fit import TextModel
 from counterpoint.trainer.config import TextConfig
+from counterpoint.trainer.data.text import Said
 from counterpoint.trainer.evaluate import Evaluator
 from counterpoint.trainer.export import About, Parts, export_bundle, run_onnx
 from counterpoint.trainer.labels import HEADS
@@ -168,12 +169,15 @@ def test_int8_text_graph_stays_near_its_encoder_at_every_length(
 def test_equal_lines_are_embedded_once_and_the_cache_is_kept(
     sentence_graph: tuple[SentenceEncoder, Path], tiny: Bundle, tmp_path: Path
 ) -> None:
-    lines = ["i am happy", "you are sad", "i am happy"]
-    first = embed_lines(sentence_graph[1], tiny.tokenizer_path, lines, tmp_path)
-    assert first.shape == (3, 384)
+    happy, sad = "i am happy", "you are sad"
+    lines: list[Said] = [(happy, ()), (sad, ()), (happy, ()), (happy, (sad,))]
+    spec = ChatSpec(before_lines=1)
+    first = embed_lines(sentence_graph[1], tiny.tokenizer_path, spec, lines, tmp_path)
+    assert first.shape == (4, 384)
     assert np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
-    again = embed_lines(sentence_graph[1], tiny.tokenizer_path, lines, tmp_path)
+    assert not np.array_equal(first[0], first[3])
+    again = embed_lines(sentence_graph[1], tiny.tokenizer_path, spec, lines, tmp_path)
     assert np.array_equal(first, again)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -196,7 +200,7 @@ def test_validation_sees_what_the_engine_would(exported: tuple[Bundle, Parts]) -
         found = evaluator.fuse({"video": faces})
         assert found["emotion"].shape == (5, 7)
         assert found["sentiment"].sum(axis=1) == pytest.approx(1)
-        alone = evaluator.fuse({"chat": evaluator.lines(["good", "bad bad"])})
+        alone = evaluator.fuse({"chat": evaluator.lines([("good", ()), ("bad bad", ())])})
         assert alone["emotion"].shape == (2, 7)
     finally:
         device.close()

@@ -171,7 +171,8 @@ def test_stop_words_with_ngrams_do_not_fit_and_a_single_modality_does(tmp_path: 
         assert silent is (name.value != "chat")
 
 
-def test_bert_goes_into_a_bundle_as_int8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0, 2])
+def test_bert_goes_into_a_bundle_as_int8(tmp_path: Path, before: int) -> None:
     small = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
@@ -185,10 +186,12 @@ def test_bert_goes_into_a_bundle_as_int8(tmp_path: Path) -> None:
     make_data(tmp_path)
     (tmp_path / "config.toml").write_text(SMALL)
     sets = ["fit.epochs=1", "video.use=false", "text.encoder=bert", "text.checkpoint=bert",
-            "text.options={tuned_layers=1}", "text.ngrams=true"]  # fmt: skip
+            "text.options={tuned_layers=1}", "text.ngrams=true",
+            f"text.before_lines={before}"]  # fmt: skip
     fit(read_config(tmp_path / "config.toml", sets), tmp_path / "run")
     bundle = export_run(tmp_path / "run", tmp_path / "bundle", tasks=["mood"])
     assert bundle.manifest.graphs["text"].precision == "int8"
+    assert bundle.manifest.modalities.chat.before_lines == before
     said = last_of(tmp_path / "bundle", tmp_path, "what a happy day", clip=False)
     assert said.modalities[Modality.CHAT].state == "present"
 

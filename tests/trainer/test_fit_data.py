@@ -14,6 +14,7 @@ from tests.trainer.support import need_trainer
 need_trainer()
 
 from counterpoint.engine.preprocess.audio import clip_hops
+from counterpoint.engine.preprocess.text import Tokenizer
 from counterpoint.streams.errors import UsageError
 from counterpoint.trainer.data.files import read_sound
 from counterpoint.trainer.data.index import Example, read_index
@@ -36,6 +37,7 @@ from counterpoint.trainer.fit.config import (
 from counterpoint.trainer.fit.dataset import Order, Source, Windows, collate, read_noises
 from counterpoint.trainer.fit.media import read_media
 from counterpoint.trainer.fit.specs import measure, read_specs, specs_of, write_specs
+from tests.support.bundles import tiny_tokenizer
 from tests.support.fit_data import SMALL, make_data, write_tone
 
 pytestmark = pytest.mark.trainer
@@ -168,6 +170,27 @@ def test_pictures_words_and_masks_change_within_bounds() -> None:
     assert 0 < len(kept) < 8
     assert [word for word in words.split() if word in kept] == kept
     assert drop_tokens("one", 1.0, random) == "one"
+
+
+def test_lines_are_read_with_those_before_them_as_in_the_engine(tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    tiny_tokenizer().save(str(tokenizer))
+    config = plain(text={"encoder": "bert", "before_lines": 2}, video={"use": False},
+                   audio={"use": False})  # fmt: skip
+    example = replace(example_of(GRID_CLIP), text="good day\nwhat", before=("so", "happy", "you"))
+    source = replace(source_of(tmp_path, config, example), tokenizer=tokenizer)
+    item = Windows(source, [example], None)[0]
+    encode = Tokenizer(tokenizer, source.specs.chat).encode
+    for place, (line, before) in enumerate(
+        (("good day", ("happy", "you")), ("what", ("you", "good day"))), start=6
+    ):
+        ids, mask = encode(line, before)
+        length = ids.shape[1]
+        assert item["input_ids"][place, :length].tolist() == ids[0].tolist()
+        assert item["attention_mask"][place].tolist() == [
+            *mask[0].tolist(), *[0] * (item["attention_mask"].shape[1] - length),
+        ]  # fmt: skip
+    assert not item["attention_mask"][:6].any()
 
 
 def test_means_are_those_of_train_and_survive_the_file(tmp_path: Path) -> None:

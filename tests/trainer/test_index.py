@@ -46,6 +46,20 @@ def test_a_row_is_read_as_written(tmp_path: Path) -> None:
     assert (second.row, second.end_ns, second.split) == (3, None, None)
 
 
+def test_lines_before_are_those_of_their_column_or_of_a_file(tmp_path: Path) -> None:
+    index = read_index(
+        write(
+            tmp_path,
+            'id,text,before,label:mood\na,no,"hi\n\nyou there",glad\nb,yes,words.txt,sad\n'
+            "c,so,,sad\n",
+        )
+    )
+    assert [row.before for row in index.examples] == [
+        ("hi", "you there"), ("read from a file",), (),
+    ]  # fmt: skip
+    assert index.modalities == ("text",)
+
+
 def test_the_configuration_says_which_classes_and_in_which_order(tmp_path: Path) -> None:
     path = write(tmp_path, "id,text,label:digit,label:x\na,hi,1,2\nb,ho,0,3\n")
     assert read_index(path).tasks == (Task(name="digit"), Task(name="x"))
@@ -70,6 +84,14 @@ def test_the_configuration_says_which_classes_and_in_which_order(tmp_path: Path)
         ("id,video,label:m\na,no.png,x\nb,face.png,y\n", "row 2, column 'video': there is no file"),
         ("id,text,label:m\na,hi,x\nb,no.txt,y\n", "row 3, column 'text': there is no file"),
         ("id,text,label:m\na,hi,x\nb,,y\n", "row 3, column 'video/audio/text': all empty"),
+        (
+            "id,audio,text,before,label:m\na,voice.wav,,so,x\nb,,hi,,y\n",
+            "row 2, column 'before': is before no text",
+        ),
+        (
+            "id,text,before,label:m\na,hi,no.txt,x\nb,hi,,y\n",
+            "row 2, column 'before': there is no file",
+        ),
         ("id,text,label:m\na,hi,x\nb,ho,x\n", "has only the class 'x'"),
         ("id,text,label:m\na,hi,1\nb,ho,glad\n", "row 3, column 'label:m': a name where"),
         ("id,text,label:m\na,hi,\nb,ho,\n", "'label:m' has no label in any row"),
@@ -130,8 +152,8 @@ def test_speakers_stay_whole_and_the_draw_is_seeded(tmp_path: Path) -> None:
 def test_what_was_drawn_can_be_read_again_from_anywhere(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "id,video,text,speaker,label:m\na,face.png,words.txt,ann,x\nb,,ho,bob,y\nc,,h,cy,x\n"
-        "d,,i,dan,y\n",
+        "id,video,text,before,speaker,label:m\na,face.png,words.txt,,ann,x\n"
+        "b,,ho,words.txt,bob,y\nc,,h,so,cy,x\nd,,i,,dan,y\n",
     )
     drawn = split_index(read_index(path), shares=Shares(validation=0.3, test=0))
     write_split(drawn, tmp_path / "elsewhere" / "index.csv")

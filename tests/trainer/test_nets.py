@@ -157,6 +157,21 @@ def test_bert_from_a_local_checkpoint_with_its_last_layers_tuned(tmp_path: Path)
         write_tokenizer(path, config(text={**text, "stop_words": True}).text, [])
 
 
+@pytest.mark.parametrize("encoder", ["bag", "embedding"])
+def test_words_of_lines_before_do_not_count(tokenizer: Path, encoder: str) -> None:
+    words = make(tokenizer, text={"encoder": encoder}).encoders["text"].words.eval()
+    ids = torch.tensor([[2, 3, 4, 5]])
+    whole, part = (words(ids, torch.tensor([mask])) for mask in ([1, 1, 1, 1], [1, 1, 2, 2]))
+    torch.testing.assert_close(part, words(ids[:, :2], torch.tensor([[1, 1]])))
+    assert not torch.allclose(part, whole)
+    with pytest.raises(UsageError, match=rf"text\.before_lines: {encoder} reads each line by"):
+        write_tokenizer(
+            tokenizer.parent / "other.json",
+            config(text={"encoder": encoder, "before_lines": 1}).text,
+            [],
+        )
+
+
 def test_stop_words_do_not_count_and_are_part_of_the_graph(tokenizer: Path) -> None:
     model = make(tokenizer, text={"encoder": "bag", "stop_words": True})
     line = model.encoders["text"]

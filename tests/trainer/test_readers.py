@@ -27,6 +27,7 @@ from counterpoint.trainer.data.speech import (
     read_speech,
 )
 from counterpoint.trainer.data.text import (
+    BEFORE_LINES,
     TWEET_CHOICE,
     emotion_targets,
     read_meld,
@@ -181,7 +182,11 @@ def make_text(data: Path) -> None:
     (text / "goemotions" / "dev.tsv").write_text(f"Something else entirely\t{fear}\tx3\n")
     header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"
     (text / "meld" / "train_sent_emo.csv").write_text(
-        header + '1,"What?",A,surprise,negative,0,0\n2,"No, really?",B,joy,positive,0,1\n',
+        header
+        + '1,"What?",A,surprise,negative,0,0\n2,"No, really?",B,joy,positive,0,1\n'
+        + '3," ",A,neutral,neutral,0,2\n'
+        + "".join(f"{n},and {n},A,neutral,neutral,0,{n - 1}\n" for n in range(4, 8))
+        + "8,Hello,A,joy,positive,1,0\n9,Well,A,joy,positive,1,1\n",
         encoding="utf-8",
     )
     (text / "meld" / "dev_sent_emo.csv").write_text(
@@ -205,6 +210,21 @@ def test_labels_that_a_set_lacks_are_absent(tmp_path: Path) -> None:
     assert sentiment_targets(read_meld(tmp_path, "dev")).tolist() == [0]
 
 
+def test_a_line_of_a_dialogue_knows_those_before_it_and_none_of_another(tmp_path: Path) -> None:
+    make_text(tmp_path)
+    before = {line.text: line.before for line in read_meld(tmp_path, "train")}
+    assert before["What?"] == before["Hello"] == ()
+    assert before["Well"] == ("Hello",)
+    assert before["and 4"] == ("What?", "No, really?")
+    assert before["and 7"] == ("and 4", "and 5", "and 6")
+    assert BEFORE_LINES == 3
+    sets = read_text(tmp_path)
+    lines = (*sets.training, *sets.calibration)
+    assert all(not line.before for line in lines if line.source != "meld")
+    # An utterance without a word is no line, and comes before none.
+    assert "" not in [line.text for line in lines]
+
+
 def test_optimism_counts_as_happy_and_its_own_label_is_kept(tmp_path: Path) -> None:
     make_text(tmp_path)
     found = read_tweeteval_emotion(tmp_path, "train")
@@ -217,7 +237,7 @@ def test_optimism_counts_as_happy_and_its_own_label_is_kept(tmp_path: Path) -> N
 def test_training_never_has_a_line_of_a_validation_set(tmp_path: Path) -> None:
     make_text(tmp_path)
     sets = read_text(tmp_path)
-    assert sets.removed == {"semeval": 1, "goemotions": 0, "meld": 0, "tweeteval_emotion": 1}
+    assert sets.removed == {"semeval": 1, "goemotions": 0, "meld": 1, "tweeteval_emotion": 1}
     texts = [line.text for line in (*sets.training, *sets.calibration)]
     assert not [text for text in texts if "worst thing" in text]
     assert texts.count('What a lovely day in "Paris"') == 1

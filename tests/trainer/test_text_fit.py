@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from counterpoint.engine.preprocess.text import Int64Array
+from counterpoint.engine.preprocess.text import BEFORE, Int64Array
 from counterpoint.trainer.affect.heads import STYLES, Answers, StyleHeads, mix
 from counterpoint.trainer.affect.text_fit import (
     Lines,
     Targets,
     TextModel,
+    Tokens,
     batches_of_like_length,
     fit_text,
     line_loss,
@@ -32,7 +33,7 @@ from counterpoint.trainer.affect.text_fit import (
     rate_factor,
 )
 from counterpoint.trainer.config import TextConfig
-from counterpoint.trainer.data.text import TextLine
+from counterpoint.trainer.data.text import BEFORE_LINES, TextLine
 from counterpoint.trainer.labels import EMOTION
 from counterpoint.trainer.models import MINILM_DIM, TEXT_DIM
 from counterpoint.trainer.sentence import SentenceEncoder
@@ -191,18 +192,16 @@ def test_a_lower_layer_is_slower_and_those_below_are_frozen() -> None:
 
 
 def test_batches_hold_each_row_once_and_little_padding() -> None:
-    ids = [torch.zeros(length).numpy() for length in [3, 30] * 16]
-    drawn = torch.arange(32)
-    batches = batches_of_like_length(drawn, ids, 8, torch.Generator().manual_seed(0))
+    lengths = [3, 30] * 16
+    batches = batches_of_like_length(lengths, 8, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(32))
     for batch in batches:
-        assert len({len(ids[row]) for row in batch.tolist()}) == 1
+        assert len({lengths[place] for place in batch.tolist()}) == 1
 
 
 @pytest.mark.parametrize(("rows", "most"), [(33, 9), (34, 8), (1, 1), (9, 9)])
 def test_no_row_is_left_alone_in_a_batch(rows: int, most: int) -> None:
-    ids = [torch.zeros(3).numpy()] * rows
-    batches = batches_of_like_length(torch.arange(rows), ids, 8, torch.Generator().manual_seed(0))
+    batches = batches_of_like_length([3] * rows, 8, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(rows))
     assert max(len(batch) for batch in batches) == most
     assert rows == 1 or min(len(batch) for batch in batches) > 1
@@ -219,6 +218,74 @@ def tiny_encoder(layers: int = 2) -> SentenceEncoder:
     )  # fmt: skip
 
 
+def tokens_of(lines: list[TextLine], own: list[list[int]]) -> Tokens:
+    """Each line but the first of its set is said after the one above it."""
+    ids = [torch.tensor(row).numpy() for row in own]
+    before: list[tuple[Int64Array, ...]] = [
+        (ids[row - 1][1:],) if row and lines[row - 1].source == line.source == "meld" else ()
+        for row, line in enumerate(lines)
+    ]
+    return Tokens(own=ids, before=before, source=[line.source for line in lines])
+
+
+def test_lines_of_a_dialogue_are_read_with_all_some_or_none_of_those_before_them() -> None:
+    before = tuple(torch.tensor([word, 3]).numpy() for word in (11, 12, 13))
+    tokens = Tokens(own=[torch.tensor([1, 5, 3]).numpy()], before=[before], source=["meld"])
+    everything = [1, 5, 3, 11, 3, 12, 3, 13, 3]
+
+    def read(whole: float) -> list[list[int]]:
+        config = dataclasses.replace(SHORT, whole_context=whole, strange_context=1.0)
+        rows = torch.zeros(200, dtype=torch.int64)
+        found = tokens.drawn(rows, config, torch.Generator().manual_seed(0))
+        for ids, mask in found:
+            assert mask.tolist() == [1, 1, 1] + [BEFORE] * (len(ids) - 3)
+        return [ids.tolist() for ids, _ in found]
+
+    assert read(1.0) == [everything] * 200
+    cut = [[1, 5, 3], [1, 5, 3, 13, 3], [1, 5, 3, 12, 3, 13, 3]]
+    assert {*map(tuple, read(0.0))} == {*map(tuple, cut)}
+    mixed = read(0.7)
+    assert 110 < mixed.count(everything) < 170
+
+
+def test_lines_of_other_sets_are_sometimes_read_with_lines_of_their_own_set() -> None:
+    own = [torch.tensor([1, 5 + n, 3]).numpy() for n in range(20)]
+    sources = ["semeval"] * 10 + ["goemotions"] * 10
+    tokens = Tokens(own=own, before=[()] * 20, source=sources)
+    rows = torch.arange(20).repeat(40)
+    config = dataclasses.replace(SHORT, strange_context=0.25)
+    found = tokens.drawn(rows, config, torch.Generator().manual_seed(0))
+    strange = 0
+    for row, (ids, _) in zip(rows.tolist(), found, strict=True):
+        assert ids[:3].tolist() == own[row].tolist()
+        words = [int(word) - 5 for word in ids[3:] if word > 3]
+        assert len(words) <= BEFORE_LINES
+        assert {sources[word] for word in words} <= {sources[row]}
+        strange += bool(words)
+    assert 0.18 < strange / len(found) < 0.32
+
+
+@torch.inference_mode()
+def test_lines_before_change_an_embedding_and_are_not_part_of_its_mean() -> None:
+    encoder = tiny_encoder().eval()
+
+    def embedding(ids: list[int], mask: list[int]) -> Tensor:
+        found: Tensor = encoder(torch.tensor([ids]), torch.tensor([mask]))[0]
+        return found
+
+    alone = embedding([1, 5, 3], [1, 1, 1])
+    after = [embedding([1, 5, 3, word, 3], [1, 1, 1, BEFORE, BEFORE]) for word in (7, 8)]
+    assert not torch.allclose(after[0], after[1], atol=1e-5)
+    assert not torch.allclose(after[0], alone, atol=1e-5)
+    states = encoder.bert(
+        input_ids=torch.tensor([[1, 5, 3, 7, 3]]),
+        token_type_ids=torch.tensor([[0, 0, 0, 1, 1]]),
+    ).last_hidden_state
+    torch.testing.assert_close(after[0], nn.functional.normalize(states[0, :3].mean(dim=0), dim=0))
+    padded = embedding([1, 5, 3, 7, 3, 0], [1, 1, 1, BEFORE, BEFORE, 0])
+    torch.testing.assert_close(padded, after[0])
+
+
 class Run:
     """A small fit that may be interrupted while the epoch ``stop`` ends."""
 
@@ -232,11 +299,12 @@ class Run:
             *[line("semeval", f"so {n}", emotion=(), sentiment=n % 3) for n in range(10)],
             *[line("tweeteval_emotion", f"oh {n}", tweet_emotion=1) for n in range(10)],
         ]
-        ids = [torch.tensor([1, 2 + n % 20, 3]).numpy() for n in range(len(lines))]
+        tokens = tokens_of(lines, [[1, 2 + n % 20, 3] for n in range(len(lines))])
         generator = torch.Generator().manual_seed(1)
         fit_text(
-            self.encoder, self.model, Lines.of(lines), ids, config, 1, generator, folder, self._say
-        )
+            self.encoder, self.model, Lines.of(lines), tokens, config, 1, generator, folder,
+            self._say,
+        )  # fmt: skip
 
     def _say(self, text: str) -> None:
         self.said.append(text)
@@ -298,14 +366,14 @@ def test_a_fit_learns_and_sees_every_line_before_any_again(tmp_path: Path) -> No
     lines = [line("meld", f"see {n}", emotion=(n % 2,), sentiment=n % 2) for n in range(40)]
     made = Lines.of(lines)
     counting = Counting(lines=made.lines, buckets=made.buckets, targets=made.targets)
-    ids: list[Int64Array] = [torch.tensor([1, 2 + n % 2, 3]).numpy() for n in range(40)]
+    tokens = tokens_of(lines, [[1, 2 + n % 2, 3] for n in range(40)])
     config = dataclasses.replace(
         SHORT, epochs=6, dropout=0.0, encoder_dropout=0.0, learning_rate=1e-2,
         shares={"meld": 1.0}, balance={"meld": 0.0},
     )  # fmt: skip
     losses: list[float] = []
     fit_text(
-        tiny_encoder(), TextModel(config), counting, ids, config, 0,
+        tiny_encoder(), TextModel(config), counting, tokens, config, 0,
         torch.Generator().manual_seed(0), tmp_path,
         lambda text: losses.append(float(text.split("loss ")[1].split(",")[0])),
     )  # fmt: skip

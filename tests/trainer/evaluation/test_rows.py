@@ -38,6 +38,7 @@ def example(
     video: Path | None = None,
     audio: Path | None = None,
     text: str | None = None,
+    before: tuple[str, ...] = (),
     start_ns: int = 0,
     end_ns: int | None = None,
 ) -> Example:
@@ -47,6 +48,7 @@ def example(
         video=video,
         audio=audio,
         text=text,
+        before=before,
         start_ns=start_ns,
         end_ns=end_ns,
         speaker="ann",
@@ -61,7 +63,7 @@ def drain(source: Source) -> list[Item]:
     while True:
         step = source.step(at)
         for release_ns, item in step.items:
-            assert release_ns >= item.t_ns or isinstance(item, SourceEnded)
+            assert release_ns >= max(0, item.t_ns) or isinstance(item, SourceEnded)
             assert release_ns >= reached
             reached = release_ns
             items.append(item)
@@ -126,6 +128,15 @@ def test_text_is_there_from_the_first_instant_and_lasts_a_hop() -> None:
     assert {line.author for line in lines} == {"ann"}
     assert isinstance(items[-1], SourceEnded)
     assert items[-1].t_ns == HOP_NS
+
+
+def test_lines_before_the_text_were_said_before_the_session() -> None:
+    row = example(text="good\nvery", before=("so", "well"))
+    items = drain(open_row(row, hop_ns=HOP_NS).recording)
+    lines = [item for item in items if isinstance(item, ChatLine)]
+    assert [(line.t_ns, line.sequence, line.text) for line in lines] == [
+        (-2 * S, 0, "so"), (-S, 1, "well"), (0, 2, "good"), (0, 3, "very"),
+    ]  # fmt: skip
 
 
 def test_text_beside_media_lasts_as_long_as_they_do() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,21 @@ def test_an_engine_session_of_ones_own_says_the_same(models: Models) -> None:
     assert last.end_ns == scored.predictions[-1].end_ns
     for head, result in last.heads.items():
         assert tuple(scored.said["110"].probabilities[head][-1]) == result.probabilities
+
+
+def test_a_line_is_read_with_those_before_it_and_these_are_in_no_window(
+    models: Models, tmp_path: Path
+) -> None:
+    alone = replace(reduced("001"), text="what")
+    after = replace(alone, before=("so good !",))
+    reading = load_models(tiny_bundle(tmp_path / "reading", before_lines=1))
+    first, second = (
+        [score_rows(these, [row])[0].said["001"].logits["emotion"] for row in (alone, after)]
+        for these in (models, reading)
+    )
+    np.testing.assert_array_equal(first[0], first[1])
+    np.testing.assert_array_equal(first[0], second[0])
+    assert not np.array_equal(second[0], second[1])
 
 
 @pytest.mark.parametrize("mask", [mask for mask in MASKS if mask != "111"])

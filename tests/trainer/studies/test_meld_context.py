@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
+from tokenizers import Tokenizer as Words
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from tests.trainer.support import need_trainer
 
@@ -15,21 +18,34 @@ need_trainer()
 import torch
 from transformers import BertConfig, BertModel
 
-from counterpoint.engine.preprocess.text import Int64Array
+from counterpoint.engine.preprocess.text import Tokenizer
+from counterpoint.trainer.affect.text_fit import SPEC
 from counterpoint.trainer.data.text import TextLine
 from counterpoint.trainer.sentence import SentenceEncoder
-from counterpoint.trainer.studies.meld_context import CONTEXT_TOKENS, fit, with_context
+from counterpoint.trainer.studies.meld_context import fit, with_context
 
 pytestmark = pytest.mark.trainer
 
 
-def encode(text: str) -> Int64Array:
-    """[1, word ids from 3 on, 2], as a tokenizer puts marks around a line."""
-    return np.array([1, *(3 + int(word) for word in text.split()), 2], np.int64)
+WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "0": 3, "1": 4, "5": 5, "[UNK]": 6}
 
 
-def said(text: str, emotion: int, dialogue: int) -> TextLine:
-    return TextLine(source="meld", text=text, emotion=(emotion,), group=f"dialogue {dialogue}")
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """[1, word ids from 3 on, 2], as marks stand around a line."""
+    words = Words(WordLevel(WORDS, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    words.save(str(path))
+    return Tokenizer(path, SPEC)
+
+
+def said(text: str, emotion: int, dialogue: int, *before: str) -> TextLine:
+    group = f"dialogue {dialogue}"
+    return TextLine(source="meld", text=text, emotion=(emotion,), group=group, before=before)
 
 
 def dialogues(count: int, seed: int) -> list[TextLine]:
@@ -38,7 +54,7 @@ def dialogues(count: int, seed: int) -> list[TextLine]:
     lines = []
     for dialogue in range(count):
         first = draw.randrange(2)
-        lines += [said(str(first), 0, dialogue), said("5", 1 + first, dialogue)]
+        lines += [said(str(first), 0, dialogue), said("5", 1 + first, dialogue, str(first))]
     return lines
 
 
@@ -51,23 +67,23 @@ def tiny() -> SentenceEncoder:
     return SentenceEncoder(BertModel(config))
 
 
-def test_lines_before_are_those_of_the_same_dialogue_the_newest_last() -> None:
-    lines = [said("0", 0, 1), said("1", 0, 1), said("2", 0, 1), said("3", 0, 2)]
-    ids = [found.tolist() for found in with_context(lines, encode, 2).ids]
-    assert ids == [[1, 3, 2], [1, 4, 2, 3, 2], [1, 5, 2, 3, 2, 4, 2], [1, 6, 2]]
-    alone = with_context(lines, encode, 0).ids
-    assert [found.tolist() for found in alone] == [encode(line.text).tolist() for line in lines]
-    long = " ".join("4" for _ in range(CONTEXT_TOKENS + 5))
-    cut = with_context([said(long, 0, 1), said("1", 0, 1)], encode, 1).ids[1]
-    assert len(cut) == 3 + CONTEXT_TOKENS
-    assert cut[-1] == 2
+def test_as_many_lines_before_are_read_as_asked_for(tokenizer: Tokenizer) -> None:
+    lines = [said("5", 0, 1, "0", "1"), said("5", 0, 1)]
+    found = [
+        [ids.tolist() for ids, _ in with_context(lines, tokenizer, before).read]
+        for before in (0, 1, 3)
+    ]
+    alone = [1, 5, 2]
+    assert found == [
+        [alone, alone], [[*alone, 4, 2], alone], [[*alone, 3, 2, 4, 2], alone],
+    ]  # fmt: skip
 
 
-def test_only_with_the_line_before_it_is_known_how_a_line_is_meant() -> None:
+def test_only_with_the_line_before_it_is_known_how_a_line_is_meant(tokenizer: Tokenizer) -> None:
     figures = {}
     for before in (0, 1):
         training, held_out = (
-            with_context(dialogues(count, seed), encode, before)
+            with_context(dialogues(count, seed), tokenizer, before)
             for count, seed in ((200, 0), (60, 1))
         )
         figures[before] = fit(

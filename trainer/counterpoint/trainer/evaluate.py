@@ -27,6 +27,7 @@ from counterpoint.trainer.data.ferplus import Faces, read_ferplus
 from counterpoint.trainer.data.speech import RAVDESS_VALIDATION, SpokenClips, read_speech
 from counterpoint.trainer.data.text import (
     TWEET_CHOICE,
+    Said,
     TextLine,
     read_goemotions,
     read_meld,
@@ -100,12 +101,12 @@ class Evaluator:
             masks.append((np.arange(context) >= padding).astype(np.float32))
         return Present(values=np.stack(values), mask=np.stack(masks))
 
-    def lines(self, lines: Sequence[TextLine]) -> Present:
+    def lines(self, lines: Sequence[Said]) -> Present:
         """Lines, read with those before them -> one line in the newest place of each row."""
         rows = []
-        for line in lines:
-            ids, mask = self._tokenizer.encode(line.text, line.before)
-            buckets = pad_ids([hashed_ngrams(line.text, self._modalities.chat)])
+        for text, before in lines:
+            ids, mask = self._tokenizer.encode(text, before)
+            buckets = pad_ids([hashed_ngrams(text, self._modalities.chat)])
             sentence = self._graphs["text"].run({"input_ids": ids, "attention_mask": mask})
             bag = self._graphs["ngrams"].run({"buckets": buckets})
             rows.append(np.concatenate([sentence["embedding"][0], bag["embedding"][0]]))
@@ -232,7 +233,7 @@ def _score_text(
 ) -> tuple[Present, Array, Array]:
     meld = read_meld(data, "dev")
     emotion, sentiment = _labels(meld)
-    present = evaluator.lines(meld)
+    present = evaluator.lines([line.said for line in meld])
     found = evaluator.fuse({"chat": present})
     for name, value in {
         "meld_emotion_weighted_f1": weighted_f1(
@@ -249,7 +250,7 @@ def _score_text(
 
     tweets = read_tweeteval_sentiment(data)
     _, truth = _labels(tweets)
-    tweeted = evaluator.fuse({"chat": evaluator.lines(tweets)})["sentiment"]
+    tweeted = evaluator.fuse({"chat": evaluator.lines([line.said for line in tweets])})["sentiment"]
     for name, value in {
         "tweeteval_sentiment_macro_recall": macro_recall(
             truth, tweeted.argmax(axis=1), len(SENTIMENT)
@@ -268,7 +269,7 @@ def _score_emotion_lines(evaluator: Evaluator, data: Path, metrics: dict[str, Me
     taken from the three that its annotators could choose."""
     comments = [line for line in read_goemotions(data, "dev") if len(line.emotion) == 1]
     truth, _ = _labels(comments)
-    found = evaluator.fuse({"chat": evaluator.lines(comments)})["emotion"]
+    found = evaluator.fuse({"chat": evaluator.lines([line.said for line in comments])})["emotion"]
     for name, value in {
         "goemotions_ekman_macro_f1": macro_f1(truth, found.argmax(axis=1), len(EMOTION)),
         "goemotions_ekman_ece": expected_calibration_error(truth, found),
@@ -278,7 +279,7 @@ def _score_emotion_lines(evaluator: Evaluator, data: Path, metrics: dict[str, Me
 
     tweets = read_tweeteval_emotion(data, "val")
     truth, _ = _labels(tweets)
-    found = evaluator.fuse({"chat": evaluator.lines(tweets)})["emotion"]
+    found = evaluator.fuse({"chat": evaluator.lines([line.said for line in tweets])})["emotion"]
     choice = np.array(TWEET_CHOICE)
     metrics["tweeteval_emotion_of_three_macro_f1"] = _validation(
         macro_f1(truth, choice[found[:, choice].argmax(axis=1)], len(EMOTION)),

@@ -10,7 +10,6 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -23,12 +22,10 @@ from transformers import AutoModel
 from counterpoint.engine.preprocess.spec import ChatSpec
 from counterpoint.engine.preprocess.text import BEFORE, Tokenizer
 from counterpoint.streams.types import Float32Array
+from counterpoint.trainer.data.text import Said
 from counterpoint.trainer.onnx_export import export_graph
 from counterpoint.trainer.pretrained import minilm_folder
 from counterpoint.trainer.records import load_arrays, save_arrays
-
-Said: TypeAlias = tuple[str, tuple[str, ...]]
-"""A normalised line, and the lines before it from the oldest to the newest."""
 
 
 class SentenceEncoder(nn.Module):

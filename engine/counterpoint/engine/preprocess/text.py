@@ -157,12 +157,12 @@ class Tokenizer:
         try:
             # The library raises a bare Exception for whatever it cannot read.
             self._tokenizer = _HfTokenizer.from_file(str(path))
+            marks = self._tokenizer.encode("a").special_tokens_mask
         except Exception as error:
             raise ValueError(f"{path}: not a tokeniser: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=spec.max_tokens)
         self._spec = spec
-        marks = self._tokenizer.encode("a").special_tokens_mask
         self.marks = next((at for at, special in enumerate(marks) if not special), 0)
 
     def encode(self, text: str, before: Sequence[str] = ()) -> tuple[Int64Array, Int64Array]:

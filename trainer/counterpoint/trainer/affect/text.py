@@ -101,7 +101,7 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
             graph,
             minilm_folder() / "tokenizer.json",
             SPEC,
-            [(line.text, line.before) for line in sets.calibration[::20]],
+            [line.said for line in sets.calibration[::20]],
         )
     with record.timed("temperatures"):
         record.metrics["style_temperatures"] = cool_styles(model, Lines.of(sets.calibration), out)
@@ -140,7 +140,7 @@ def text_answers(model: TextModel, lines: Lines, out: Path) -> tuple[Answers, Te
             out / "text" / "model.int8.onnx",
             minilm_folder() / "tokenizer.json",
             SPEC,
-            lines.said,
+            [line.said for line in lines.lines],
             out / "cache",
         )
     )

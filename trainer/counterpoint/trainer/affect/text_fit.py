@@ -49,7 +49,7 @@ from counterpoint.trainer.fit.checkpoint import read_checkpoint, write_checkpoin
 from counterpoint.trainer.labels import SENTIMENT, UNLABELLED
 from counterpoint.trainer.models import NgramBag
 from counterpoint.trainer.records import multiplies_in_bfloat16
-from counterpoint.trainer.sentence import Said, SentenceEncoder
+from counterpoint.trainer.sentence import SentenceEncoder
 
 SPEC = ChatSpec(before_lines=BEFORE_LINES)
 CHECKPOINT: Final = "unfinished.safetensors"
@@ -129,11 +129,6 @@ class Lines:
                 tweet=torch.tensor([line.tweet_emotion for line in lines], dtype=torch.int64),
             ),
         )
-
-    @property
-    def said(self) -> list[Said]:
-        """Each line with the lines before it."""
-        return [(line.text, line.before) for line in self.lines]
 
     @property
     def emotion(self) -> Tensor:

@@ -83,7 +83,7 @@ def write_split(index: Index, path: Path) -> None:
         table.writeheader()
         for row, example in zip(rows, index.examples, strict=True):
             found: dict[str, str] = {"split": example.split or ""}
-            for name in MODALITIES:
+            for name in (*MODALITIES, "before"):
                 value = row.get(name, "")
                 named = value.endswith(".txt") and "\n" not in value
                 if value and (name in MEDIA or named):

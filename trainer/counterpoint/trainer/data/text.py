@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from counterpoint.trainer.labels import (
     UNLABELLED,
     index_of,
 )
+
+Said: TypeAlias = tuple[str, tuple[str, ...]]
+"""A normalised line, and the lines before it from the oldest to the newest."""
 
 SAME_TEXT_MIN: Final = 12
 """Shorter lines ("What?") are shared by all dialogue and no sign of a copied example."""
@@ -76,6 +79,10 @@ class TextLine:
     def __post_init__(self) -> None:
         if not self.emotion and self.sentiment == UNLABELLED:
             raise ValueError(f"a line without any label: {self.text!r}")
+
+    @property
+    def said(self) -> Said:
+        return self.text, self.before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,7 +134,8 @@ def _triples(
         clip, line = pool.clips[voice], pool.lines[words]
         rows.append(
             (f"{split}-{EMOTION[emotion]}-{number}", picture, str(clip.path), line.text,
-             clip.speaker, split, EMOTION[emotion], SENTIMENT[line.sentiment])
+             "\n".join(line.before), clip.speaker, split, EMOTION[emotion],
+             SENTIMENT[line.sentiment])
         )  # fmt: skip
     return rows
 

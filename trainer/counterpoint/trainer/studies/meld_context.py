@@ -3,8 +3,8 @@
     python -m counterpoint.trainer.studies.meld_context --data DIR --out DIR
 
 Fine-tunes MiniLM with a linear head on MELD's training dialogues alone, once on single lines and
-once with the lines before in the same input, and scores MELD's dev file after each epoch. It says
-how much of the distance to other figures is the missing dialogue; no bundle has such an input.
+once with the lines before in the same input, as the bundle affect reads them, and scores MELD's
+dev file after each epoch. It says what the lines before are worth.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ from torch import Tensor, nn
 
 from counterpoint.engine.preprocess.text import Int64Array, Tokenizer
 from counterpoint.streams.errors import CounterpointError
-from counterpoint.trainer.affect.text_fit import SPEC, batches_of_like_length, embed_rows
-from counterpoint.trainer.data.text import TextLine, read_meld
+from counterpoint.trainer.affect.text_fit import SPEC, batches_of_like_length, embed_batch
+from counterpoint.trainer.data.text import BEFORE_LINES, TextLine, read_meld
 from counterpoint.trainer.labels import EMOTION
 from counterpoint.trainer.metrics import accuracy, macro_f1, weighted_f1
 from counterpoint.trainer.pretrained import minilm_folder
 from counterpoint.trainer.records import multiplies_in_bfloat16, write_json
 from counterpoint.trainer.sentence import SentenceEncoder, load_minilm
 
-CONTEXT_TOKENS: Final = 60
-"""Of the lines before, the nearest ones; a line itself is hardly ever longer than 30."""
 SCALE: Final = 8.0
 """Sentence embeddings have length 1; logits need more."""
 WARM_UP: Final = 0.1
@@ -42,28 +40,23 @@ BATCH: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lines:
-    """Token ids of each line and its emotion, (N,) int64."""
+    """What the encoder reads of each line, ids and mask, and its emotion, (N,) int64."""
 
-    ids: Sequence[Int64Array]
+    read: Sequence[tuple[Int64Array, Int64Array]]
     emotion: Tensor
 
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids, _ in self.read]
 
-def with_context(
-    lines: Sequence[TextLine], encode: Callable[[str], Int64Array], before: int
-) -> Lines:
-    """Each line's tokens, then those of up to ``before`` lines of its dialogue that precede it,
-    from the oldest to the newest, cut to the newest `CONTEXT_TOKENS`."""
+
+def with_context(lines: Sequence[TextLine], tokenizer: Tokenizer, before: int) -> Lines:
+    """Each line with up to ``before`` of the lines before it."""
     found = []
-    for place, line in enumerate(lines):
-        earlier = [
-            token
-            for other in lines[max(0, place - before) : place]
-            if other.group == line.group
-            for token in encode(other.text)[1:]  # without the mark of a beginning
-        ]
-        kept = earlier[-CONTEXT_TOKENS:]
-        found.append(np.concatenate([encode(line.text), np.array(kept, np.int64)]))
-    return Lines(ids=found, emotion=torch.tensor([line.emotion[0] for line in lines]))
+    for line in lines:
+        ids, mask = tokenizer.encode(line.text, line.before[max(0, len(line.before) - before) :])
+        found.append((ids[0], mask[0]))
+    return Lines(read=found, emotion=torch.tensor([line.emotion[0] for line in lines]))
 
 
 def fit(
@@ -90,14 +83,13 @@ def fit(
         weight_decay=0.02,
         fused=True,
     )
-    everything = torch.arange(len(training.ids))
-    steps = epochs * len(batches_of_like_length(everything, training.ids, BATCH, generator))
+    steps = epochs * len(batches_of_like_length(training.lengths, BATCH, generator))
     step, found = 0, []
     for epoch in range(epochs):
         started = time.perf_counter()
         encoder.train()
         head.train()
-        for rows in batches_of_like_length(everything, training.ids, BATCH, generator):
+        for rows in batches_of_like_length(training.lengths, BATCH, generator):
             step += 1
             factor = min(step / (WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps))
             for group in optimiser.param_groups:
@@ -114,7 +106,8 @@ def fit(
 
 
 def _logits(encoder: SentenceEncoder, head: nn.Module, lines: Lines, rows: Tensor) -> Tensor:
-    sentences = embed_rows(encoder, lines.ids, rows, bfloat16=multiplies_in_bfloat16())
+    batch = [lines.read[row] for row in rows.tolist()]
+    sentences = embed_batch(encoder, batch, bfloat16=multiplies_in_bfloat16())
     logits: Tensor = head(SCALE * sentences)
     return logits
 
@@ -122,8 +115,8 @@ def _logits(encoder: SentenceEncoder, head: nn.Module, lines: Lines, rows: Tenso
 def _score(encoder: SentenceEncoder, head: nn.Module, lines: Lines) -> dict[str, float]:
     encoder.eval()
     head.eval()
-    predicted = np.zeros(len(lines.ids), np.int64)
-    order = torch.tensor(sorted(range(len(lines.ids)), key=lambda row: len(lines.ids[row])))
+    predicted = np.zeros(len(lines.read), np.int64)
+    order = torch.argsort(torch.tensor(lines.lengths), stable=True)
     with torch.inference_mode():
         for rows in order.split(BATCH):  # type: ignore[no-untyped-call]
             predicted[rows] = _logits(encoder, head, lines, rows).argmax(dim=1).numpy()
@@ -143,10 +136,7 @@ def run(options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for before in (0, options.before):
             print(f"seed {seed}, {before} lines before", flush=True)
-            sets = [
-                with_context(lines, lambda text: tokenizer.encode(text)[0][0], before)
-                for lines in (training, dev)
-            ]
+            sets = [with_context(lines, tokenizer, before) for lines in (training, dev)]
             epochs = fit(
                 load_minilm(), *sets, epochs=options.epochs, learning_rate=options.learning_rate,
                 seed=seed, say=lambda text: print(text, flush=True),
@@ -164,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for figures.json")
-    parser.add_argument("--before", type=int, default=3, help="lines before")
+    parser.add_argument("--before", type=int, default=BEFORE_LINES, help="lines before")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=6e-5, help="of the encoder")
     parser.add_argument("--seeds", type=int, default=1)

@@ -159,7 +159,9 @@ def test_bert_from_a_local_checkpoint_with_its_last_layers_tuned(tmp_path: Path)
 
 @pytest.mark.parametrize("encoder", ["bag", "embedding"])
 def test_words_of_lines_before_do_not_count(tokenizer: Path, encoder: str) -> None:
-    words = make(tokenizer, text={"encoder": encoder}).encoders["text"].words.eval()
+    line = make(tokenizer, text={"encoder": encoder}).encoders["text"]
+    assert isinstance(line, LineEncoder)
+    words = line.words.eval()
     ids = torch.tensor([[2, 3, 4, 5]])
     whole, part = (words(ids, torch.tensor([mask])) for mask in ([1, 1, 1, 1], [1, 1, 2, 2]))
     torch.testing.assert_close(part, words(ids[:, :2], torch.tensor([[1, 1]])))

@@ -25,7 +25,14 @@ from counterpoint.trainer.fit.dropout import drop_modalities, states_of
 from counterpoint.trainer.fit.specs import specs_of
 from counterpoint.trainer.fit.words import vocabulary, write_tokenizer
 from counterpoint.trainer.nets.fusion import OPERATORS, LowRank
-from counterpoint.trainer.nets.model import MISSING, PRESENT, SILENT, Answers, Model
+from counterpoint.trainer.nets.model import (
+    MISSING,
+    PRESENT,
+    SILENT,
+    Answers,
+    LineEncoder,
+    Model,
+)
 from counterpoint.trainer.nets.pooling import make_pool
 from tests.support.bundles import WORDS, tiny_tokenizer
 

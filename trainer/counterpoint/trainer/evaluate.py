@@ -26,6 +26,7 @@ from counterpoint.trainer.calibrate import softmax
 from counterpoint.trainer.data.ferplus import Faces, read_ferplus
 from counterpoint.trainer.data.speech import RAVDESS_VALIDATION, SpokenClips, read_speech
 from counterpoint.trainer.data.text import (
+    BEFORE_LINES,
     TWEET_CHOICE,
     Said,
     TextLine,
@@ -235,9 +236,13 @@ def _score_text(
     emotion, sentiment = _labels(meld)
     present = evaluator.lines([line.said for line in meld])
     found = evaluator.fuse({"chat": present})
+    alone = evaluator.fuse({"chat": evaluator.lines([(line.text, ()) for line in meld])})
     for name, value in {
         "meld_emotion_weighted_f1": weighted_f1(
             emotion, found["emotion"].argmax(axis=1), len(EMOTION)
+        ),
+        "meld_single_lines_emotion_weighted_f1": weighted_f1(
+            emotion, alone["emotion"].argmax(axis=1), len(EMOTION)
         ),
         "meld_emotion_macro_f1": macro_f1(emotion, found["emotion"].argmax(axis=1), len(EMOTION)),
         "meld_emotion_ece": expected_calibration_error(emotion, found["emotion"]),
@@ -251,9 +256,13 @@ def _score_text(
     tweets = read_tweeteval_sentiment(data)
     _, truth = _labels(tweets)
     tweeted = evaluator.fuse({"chat": evaluator.lines([line.said for line in tweets])})["sentiment"]
+    among_others = evaluator.fuse({"chat": evaluator.lines(_among_others(tweets))})["sentiment"]
     for name, value in {
         "tweeteval_sentiment_macro_recall": macro_recall(
             truth, tweeted.argmax(axis=1), len(SENTIMENT)
+        ),
+        "tweeteval_sentiment_among_others_macro_recall": macro_recall(
+            truth, among_others.argmax(axis=1), len(SENTIMENT)
         ),
         "tweeteval_sentiment_ece": expected_calibration_error(truth, tweeted),
         "tweeteval_sentiment_ece_floor": calibration_floor(tweeted),
@@ -270,8 +279,12 @@ def _score_emotion_lines(evaluator: Evaluator, data: Path, metrics: dict[str, Me
     comments = [line for line in read_goemotions(data, "dev") if len(line.emotion) == 1]
     truth, _ = _labels(comments)
     found = evaluator.fuse({"chat": evaluator.lines([line.said for line in comments])})["emotion"]
+    among_others = evaluator.fuse({"chat": evaluator.lines(_among_others(comments))})["emotion"]
     for name, value in {
         "goemotions_ekman_macro_f1": macro_f1(truth, found.argmax(axis=1), len(EMOTION)),
+        "goemotions_ekman_among_others_macro_f1": macro_f1(
+            truth, among_others.argmax(axis=1), len(EMOTION)
+        ),
         "goemotions_ekman_ece": expected_calibration_error(truth, found),
         "goemotions_ekman_ece_floor": calibration_floor(found, draws=50),
     }.items():
@@ -285,6 +298,16 @@ def _score_emotion_lines(evaluator: Evaluator, data: Path, metrics: dict[str, Me
         macro_f1(truth, choice[found[:, choice].argmax(axis=1)], len(EMOTION)),
         "TweetEval emotion validation, joy and optimism as one",
     )
+
+
+def _among_others(lines: Sequence[TextLine]) -> list[Said]:
+    """Each line after lines of its set that have nothing to do with it, as a busy chat goes."""
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(lines), size=(len(lines), BEFORE_LINES))
+    return [
+        (line.text, tuple(lines[place].text for place in places))
+        for line, places in zip(lines, drawn.tolist(), strict=True)
+    ]
 
 
 def _labels(lines: Sequence[TextLine]) -> tuple[Array, Array]:

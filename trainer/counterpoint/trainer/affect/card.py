@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.engine.manifest import MASKS, Metric
+from counterpoint.streams.types import NS_PER_S
+from counterpoint.trainer.affect.text_fit import SPEC
 from counterpoint.trainer.config import AffectConfig
 
 LICENCE_NOTICE = (
@@ -34,10 +36,21 @@ _HEADLINE = (
     ("ravdess_unweighted_recall", "RAVDESS unweighted recall, 7 classes", 0.68),
     ("ravdess_window_unweighted_recall", "the same for single windows of 3 s", None),
     ("meld_emotion_weighted_f1", "MELD emotion weighted F1", 0.60),
+    ("meld_single_lines_emotion_weighted_f1", "the same without the lines before", None),
     ("meld_emotion_macro_f1", "MELD emotion macro F1", None),
     ("meld_sentiment_weighted_f1", "MELD sentiment weighted F1", None),
     ("tweeteval_sentiment_macro_recall", "TweetEval sentiment macro recall", 0.69),
+    (
+        "tweeteval_sentiment_among_others_macro_recall",
+        "the same after lines that have nothing to do with it",
+        None,
+    ),
     ("goemotions_ekman_macro_f1", "GoEmotions Ekman macro F1", 0.61),
+    (
+        "goemotions_ekman_among_others_macro_f1",
+        "the same after lines that have nothing to do with it",
+        None,
+    ),
     ("tweeteval_emotion_of_three_macro_f1", "TweetEval emotion macro F1, 3 classes", None),
 )
 _CALIBRATION = (
@@ -80,6 +93,10 @@ def model_card(
         **_epochs(stages, config),
         seed=config.seed,
         tuned_layers=config.text.tuned_layers,
+        before_lines=SPEC.before_lines,
+        before_tokens=SPEC.before_tokens,
+        before_s=SPEC.before_ns // NS_PER_S,
+        strange=f"{config.text.strange_context:.0%}".replace("%", " %"),
         minutes="; ".join(f"{name} {_minutes(stage):.1f}" for name, stage in stages.items()),
         start=f" ({' and '.join(started)} with `--start BUNDLE`)" if started else "",
         started=_started(stages),

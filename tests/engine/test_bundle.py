@@ -32,10 +32,9 @@ from counterpoint.engine.manifest import (
     MANIFEST_FILE,
     MASKS,
     BundleError,
-    engine_version,
     format_manifest,
-    parse_manifest,
 )
+from counterpoint.engine.manifest_reader import engine_version, parse_manifest
 from counterpoint.streams.errors import UsageError
 from tests.support.bundles import tiny_bundle, tiny_parts
 

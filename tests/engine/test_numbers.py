@@ -25,8 +25,8 @@ from counterpoint.engine.manifest import (
     Manifest,
     NumberSpec,
     format_manifest,
-    parse_manifest,
 )
+from counterpoint.engine.manifest_reader import parse_manifest
 from counterpoint.engine.prediction import (
     NumberResult,
     Prediction,

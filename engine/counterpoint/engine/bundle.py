@@ -31,9 +31,8 @@ from counterpoint.engine.manifest import (
     FileEntry,
     Manifest,
     format_manifest,
-    is_inner_path,
-    parse_manifest,
 )
+from counterpoint.engine.manifest_reader import is_inner_path, parse_manifest
 from counterpoint.engine.strict import encode
 
 _MANIFEST_BYTES_MAX: Final = 4 * 2**20

@@ -307,6 +307,12 @@ def test_priors_start_from_what_the_bundle_states_for_what_is_heard(tmp_path: Pa
     assert base("sentiment", "101") == unheard["sentiment"]
     assert base("emotion", "100") == unheard["emotion"]
     assert base_of(models)("sentiment", "100") == unheard["sentiment"]
+    everything = {
+        head: dict.fromkeys(MASKS, unheard[head]) for head in models.bundle.manifest.heads
+    }
+    manifest = replace(manifest, shares=everything)
+    no_graph = replace(models, bundle=replace(models.bundle, manifest=manifest), graphs={})
+    assert base_of(no_graph)("emotion", "011") == unheard["emotion"]
 
 
 def test_windows_that_share_data_count_once() -> None:

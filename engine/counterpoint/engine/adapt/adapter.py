@@ -14,6 +14,7 @@ from counterpoint.engine.adapt.settings import AdaptationSection
 from counterpoint.engine.adapt.statement import Adaptation, BaselineSaid, DriftSaid, PriorUsed
 from counterpoint.engine.calibrate import probabilities
 from counterpoint.engine.fuse import MODALITIES, Fused
+from counterpoint.engine.manifest import MASKS
 from counterpoint.engine.models import Models
 from counterpoint.engine.prediction import HeadResult
 from counterpoint.streams.types import NS_PER_S, Modality
@@ -204,7 +205,11 @@ def unheard_shares(models: Models) -> dict[str, tuple[float, ...]]:
 def base_of(models: Models) -> Callable[[str, str], tuple[float, ...]]:
     """What prior adaptation starts from: the shares that the bundle states for what was heard, else
     `unheard_shares`."""
-    bundle, unheard = models.bundle, unheard_shares(models)
+    bundle = models.bundle
+    heads = bundle.manifest.heads
+    # Now, and not where an answer waits for it; a bundle that states all needs no graph to run.
+    states_all = all(bundle.shares(head, mask) for head in heads for mask in MASKS)
+    unheard = {} if states_all else unheard_shares(models)
     return lambda head, heard: bundle.shares(head, heard) or unheard[head]
 
 

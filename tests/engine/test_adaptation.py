@@ -23,6 +23,7 @@ from counterpoint.engine.adapt.statement import Alarm
 from counterpoint.engine.align import Part, State
 from counterpoint.engine.config import ConfigError, load_config
 from counterpoint.engine.fuse import Fused
+from counterpoint.engine.manifest import MASKS
 from counterpoint.engine.prediction import HeadResult
 from counterpoint.streams.errors import UnavailableError
 from counterpoint.streams.types import Modality

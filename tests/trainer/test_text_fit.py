@@ -20,6 +20,7 @@ from transformers import BertConfig, BertModel
 
 from counterpoint.engine.preprocess.text import BEFORE, Int64Array
 from counterpoint.trainer.affect.heads import STYLES, Answers, StyleHeads, mix
+from counterpoint.trainer.affect.text import mean_weights
 from counterpoint.trainer.affect.text_fit import (
     Lines,
     Targets,
@@ -168,6 +169,18 @@ def test_sets_are_drawn_by_their_shares_and_classes_by_the_balance() -> None:
     weights = line_weights(lines, dataclasses.replace(even, balance={"meld": 1, "semeval": 0}))
     assert float(weights[:8].sum()) == pytest.approx(float(weights[8:10].sum()))
     assert float(weights[:10].sum()) == pytest.approx(0.75)
+
+
+def test_labels_of_a_set_are_smoothed_and_those_of_others_and_missing_ones_are_not() -> None:
+    lines = [
+        line("meld", emotion=(SAD,)), line("goemotions", emotion=(SAD, ANGRY)),
+        line("semeval", emotion=(), sentiment=1),
+    ]  # fmt: skip
+    sharp, smooth = (Lines.of(lines, part).emotion for part in ({}, {"meld": 0.14, "semeval": 0.5}))
+    torch.testing.assert_close(smooth[0, SAD], torch.tensor(0.86 + 0.02))
+    torch.testing.assert_close(smooth[0, HAPPY], torch.tensor(0.02))
+    torch.testing.assert_close(smooth[1:], sharp[1:])
+    assert sharp[2].sum() == 0
 
 
 def test_rates_rise_stay_and_fall_to_zero() -> None:
@@ -353,6 +366,18 @@ def test_other_settings_start_anew(tmp_path: Path) -> None:
         Run(tmp_path, SHORT, stop=3)
     other = Run(tmp_path, dataclasses.replace(SHORT, dropout=0.1))
     assert other.said[0].startswith("epoch 1/4")
+
+
+def test_the_mean_of_runs_is_of_their_weights_and_not_of_counts() -> None:
+    models = [TextModel(SHORT), TextModel(SHORT)]
+    for number, model in enumerate(models, start=1):
+        model.heads.scale.num_batches_tracked += number
+    mean = mean_weights([model.state_dict() for model in models])
+    for name, parameter in models[0].named_parameters():
+        other = models[1].get_parameter(name)
+        torch.testing.assert_close(mean[name], (parameter + other) / 2)
+    assert mean["heads.scale.num_batches_tracked"] == 1
+    models[0].load_state_dict(mean)
 
 
 def test_a_fit_learns_and_sees_every_line_before_any_again(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ class TextConfig:
         layer_decay: of the learning rate, from each layer to the one below it.
         shares: of the lines drawn, by set.
         balance: 0 draws the classes of a set as they occur, 1 equally often.
+        smoothing: by set, the part of a label's share that goes to all emotions alike (Szegedy et
+            al. 2016, arXiv:1512.00567), where those who labelled agreed little.
         style_weight: of the loss of the guess where a line comes from.
         whole_context: how often a line of a dialogue is read with all lines before it that count;
             else with some or none of them.
@@ -187,6 +189,7 @@ class TextConfig:
             "tweeteval_emotion": 0.25,
         }
     )
+    smoothing: dict[str, float] = field(default_factory=lambda: {"meld": 0.1})
     style_weight: float = 0.15
     whole_context: float = 0.7
     strange_context: float = 0.2
@@ -218,8 +221,16 @@ class FusionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffectConfig:
+    """All stages.
+
+    Fields:
+        text_beside: runs of the stage ``text`` beside the first, from the same weights; what is
+            exported is the mean of all.
+    """
+
     seed: int = 0
     vision: VisionConfig = field(default_factory=VisionConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    text_beside: tuple[TextConfig, ...] = ()
     fusion: FusionConfig = field(default_factory=FusionConfig)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,13 +46,14 @@ from counterpoint.trainer.data.text import (
     sentiment_targets,
 )
 from counterpoint.trainer.fit.checkpoint import read_checkpoint, write_checkpoint
-from counterpoint.trainer.labels import SENTIMENT, UNLABELLED
+from counterpoint.trainer.labels import EMOTION, SENTIMENT, UNLABELLED
 from counterpoint.trainer.models import NgramBag
 from counterpoint.trainer.records import multiplies_in_bfloat16
 from counterpoint.trainer.sentence import SentenceEncoder
 
 SPEC = ChatSpec(before_lines=BEFORE_LINES)
 CHECKPOINT: Final = "unfinished.safetensors"
+_NONE: Final[Mapping[str, float]] = {}
 
 
 class TextModel(nn.Module):
@@ -116,7 +117,14 @@ class Lines:
     targets: Targets
 
     @classmethod
-    def of(cls, lines: Sequence[TextLine]) -> Lines:
+    def of(cls, lines: Sequence[TextLine], smoothing: Mapping[str, float] = _NONE) -> Lines:
+        """
+        Args:
+            smoothing: by set, the part of an emotion's share that all emotions have alike.
+        """
+        emotion = torch.from_numpy(emotion_targets(lines))
+        part = torch.tensor([[smoothing.get(line.source, 0.0)] for line in lines])
+        labelled = (emotion.sum(dim=1, keepdim=True) > 0).float()
         return cls(
             lines=tuple(lines),
             buckets=[hashed_ngrams(line.text, SPEC) for line in lines],
@@ -124,7 +132,7 @@ class Lines:
                 style=torch.tensor(
                     [STYLES.index(STYLE_OF[line.source]) for line in lines], dtype=torch.int64
                 ),
-                emotion=torch.from_numpy(emotion_targets(lines)),
+                emotion=(1 - part) * emotion + part * labelled / len(EMOTION),
                 sentiment=torch.from_numpy(sentiment_targets(lines)),
                 tweet=torch.tensor([line.tweet_emotion for line in lines], dtype=torch.int64),
             ),

@@ -371,7 +371,9 @@ def test_other_settings_start_anew(tmp_path: Path) -> None:
 def test_the_mean_of_runs_is_of_their_weights_and_not_of_counts() -> None:
     models = [TextModel(SHORT), TextModel(SHORT)]
     for number, model in enumerate(models, start=1):
-        model.heads.scale.num_batches_tracked += number
+        counted = model.heads.scale.num_batches_tracked
+        assert counted is not None
+        counted.fill_(number)
     mean = mean_weights([model.state_dict() for model in models])
     for name, parameter in models[0].named_parameters():
         other = models[1].get_parameter(name)

@@ -900,6 +900,16 @@ def test_with_a_lateness_a_late_line_amends_the_windows_of_those_it_comes_before
     assert amended == [(1, (0,)), (2, (1,))]
 
 
+def test_what_was_said_too_long_ago_is_forgotten_though_nothing_follows() -> None:
+    spec = replace(SPEC, chat_before_lines=3, chat_before_ns=S)
+    aligner = aligner_for(C, spec=spec)
+    aligner.push(line(100 * MS), 100 * MS)
+    aligner.advance(spec.chat_context_ns)
+    assert len(aligner._chat._heard) == 1
+    aligner.advance(spec.chat_context_ns + S + 3 * HOP)
+    assert len(aligner._chat._heard) == 0
+
+
 def test_what_was_said_before_is_kept_within_bounds() -> None:
     spec = replace(LATE, chat_before_lines=3, chat_max_lines=4)
     aligner = aligner_for(C, spec=spec)

@@ -50,7 +50,8 @@ class Heard:
     def forget(self, start_ns: int) -> None:
         """No line from before ``start_ns`` will be given (again)."""
         place = bisect_left(self._lines, (start_ns, -1), key=order)
-        del self._lines[: max(0, place - self._spec.chat_before_lines)]
+        too_old = bisect_left(self._lines, (start_ns - self._spec.chat_before_ns, -1), key=order)
+        del self._lines[: max(too_old, place - self._spec.chat_before_lines)]
 
     def _thin(self, hop: int) -> None:
         """Keep of one hop no more than what a window can name, and what comes before that."""

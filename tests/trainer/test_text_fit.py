@@ -20,7 +20,6 @@ from transformers import BertConfig, BertModel
 
 from counterpoint.engine.preprocess.text import BEFORE, Int64Array
 from counterpoint.trainer.affect.heads import STYLES, Answers, StyleHeads, mix
-from counterpoint.trainer.affect.text import mean_weights
 from counterpoint.trainer.affect.text_fit import (
     Lines,
     Targets,
@@ -366,20 +365,6 @@ def test_other_settings_start_anew(tmp_path: Path) -> None:
         Run(tmp_path, SHORT, stop=3)
     other = Run(tmp_path, dataclasses.replace(SHORT, dropout=0.1))
     assert other.said[0].startswith("epoch 1/4")
-
-
-def test_the_mean_of_runs_is_of_their_weights_and_not_of_counts() -> None:
-    models = [TextModel(SHORT), TextModel(SHORT)]
-    for number, model in enumerate(models, start=1):
-        counted = model.heads.scale.num_batches_tracked
-        assert counted is not None
-        counted.fill_(number)
-    mean = mean_weights([model.state_dict() for model in models])
-    for name, parameter in models[0].named_parameters():
-        other = models[1].get_parameter(name)
-        torch.testing.assert_close(mean[name], (parameter + other) / 2)
-    assert mean["heads.scale.num_batches_tracked"] == 1
-    models[0].load_state_dict(mean)
 
 
 def test_a_fit_learns_and_sees_every_line_before_any_again(tmp_path: Path) -> None:

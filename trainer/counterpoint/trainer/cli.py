@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from counterpoint.streams.errors import CounterpointError, UnavailableError, UsageError
@@ -51,8 +51,6 @@ def _fit(options: argparse.Namespace) -> None:
     audio = AudioConfig(start=str(options.start)) if options.start else AudioConfig()
     vision = VisionConfig(start=str(options.start)) if options.start else VisionConfig()
     config = AffectConfig(seed=options.seed, vision=vision, audio=audio, text=text)
-    if options.start:
-        config = replace(config, text_beside=())
     stages = options.stage or ["all"]
     for stage in stages:
         if stage == "all":

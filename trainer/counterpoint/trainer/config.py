@@ -160,13 +160,13 @@ class TextConfig:
     """
 
     start: str = ""
-    epochs: int = 70
-    falling_epochs: int = 20
+    epochs: int = 50
+    falling_epochs: int = 30
     lines_per_epoch: int = 3_000
     batch_size: int = 32
     tuned_layers: int = 6
     layer_decay: float = 0.85
-    encoder_learning_rate: float = 1.2e-4
+    encoder_learning_rate: float = 1e-4
     encoder_dropout: float = 0.1
     learning_rate: float = 1e-3
     ngram_learning_rate: float = 3e-3
@@ -175,23 +175,23 @@ class TextConfig:
     ngram_dropout: float = 0.3
     shares: dict[str, float] = field(
         default_factory=lambda: {
-            "semeval": 0.22,
-            "goemotions": 0.44,
-            "meld": 0.24,
-            "tweeteval_emotion": 0.1,
+            "semeval": 0.18,
+            "goemotions": 0.42,
+            "meld": 0.28,
+            "tweeteval_emotion": 0.12,
         }
     )
     balance: dict[str, float] = field(
         default_factory=lambda: {
             "semeval": 0.4,
             "goemotions": 0.25,
-            "meld": 0.1,
+            "meld": 0.2,
             "tweeteval_emotion": 0.25,
         }
     )
     smoothing: dict[str, float] = field(default_factory=lambda: {"meld": 0.1})
     style_weight: float = 0.15
-    whole_context: float = 0.7
+    whole_context: float = 0.85
     strange_context: float = 0.2
     bfloat16: bool = True
 
@@ -221,16 +221,8 @@ class FusionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffectConfig:
-    """All stages.
-
-    Fields:
-        text_beside: runs of the stage ``text`` beside the first, from the same weights; what is
-            exported is the mean of all.
-    """
-
     seed: int = 0
     vision: VisionConfig = field(default_factory=VisionConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    text_beside: tuple[TextConfig, ...] = ()
     fusion: FusionConfig = field(default_factory=FusionConfig)

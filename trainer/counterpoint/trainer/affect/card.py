@@ -112,7 +112,7 @@ def _digests(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _epochs(stages: Mapping[str, Mapping[str, Any]], config: AffectConfig) -> dict[str, str]:
+def _epochs(stages: Mapping[str, Mapping[str, Any]], config: AffectConfig) -> dict[str, int]:
     """Of these runs alone: what a stage went on from had its own."""
     started = _digests(stages)
     vision, audio, text = config.vision, config.audio, config.text
@@ -120,13 +120,12 @@ def _epochs(stages: Mapping[str, Mapping[str, Any]], config: AffectConfig) -> di
         vision = replace(vision, start=started["vision"])
     if "audio" in started:
         audio = replace(audio, start=started["audio"])
-    runs = (text, *config.text_beside)
     if "text" in started:
-        runs = (text.going_on(started["text"]),)
+        text = text.going_on(started["text"])
     return {
-        "epochs_vision": str(vision.epochs),
-        "epochs_audio": str(audio.epochs),
-        "epochs_text": ", ".join(str(run.epochs) for run in runs),
+        "epochs_vision": vision.epochs,
+        "epochs_audio": audio.epochs,
+        "epochs_text": text.epochs,
     }
 
 

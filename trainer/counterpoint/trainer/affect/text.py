@@ -7,7 +7,6 @@ validation) only that graph counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +33,9 @@ from counterpoint.trainer.affect.text_fit import (
     one_hot,
 )
 from counterpoint.trainer.calibrate import fit_temperature, softmax
-from counterpoint.trainer.config import AffectConfig, TextConfig
+from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.recordings import TWEET_EMOTIONS
-from counterpoint.trainer.data.text import TWEET_CHOICE, TextLine, TextSets, read_text
+from counterpoint.trainer.data.text import TWEET_CHOICE, TextSets, read_text
 from counterpoint.trainer.labels import EMOTION, SENTIMENT, UNLABELLED
 from counterpoint.trainer.metrics import (
     expected_calibration_error,
@@ -64,27 +63,34 @@ def sentiment_given_emotion(sets: TextSets) -> Float32Array:
 def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     """Fine-tune, export MiniLM as int8, score through it; write all of it to ``out``/text.
 
-    Each run begins with the same weights and has its own configuration; what is exported is the
-    mean of their weights (Wortsman et al. 2022, arXiv:2203.05482). Interrupted, the same call
-    goes on from the last whole epoch.
+    Interrupted, the same call goes on from the last whole epoch.
     """
     folder = out / "text"
     record = StageRecord(folder, "text")
+    generator = seed_everything(config.seed + 2)
 
     sets = read_text(data)
     record.metrics["removed_from_training"] = sets.removed
     record.say(f"{len(sets.training)} lines; removed as in a validation set: {sets.removed}")
     save_arrays(folder / "table.npz", table=sentiment_given_emotion(sets))
     with record.timed("tokenise"):
-        tokens = Tokens.of(sets.training, Tokenizer(minilm_folder() / "tokenizer.json", SPEC))
-    runs = []
-    for number, run in enumerate((config.text, *config.text_beside), start=1):
-        with record.timed(f"fit {number}"):
-            runs.append(_run(sets.training, tokens, run, config.seed, folder / str(number), record))
-    encoder, model = load_minilm(), TextModel(config.text)
-    for module, weights in zip((encoder, model), zip(*runs, strict=True), strict=True):
-        module.load_state_dict(mean_weights(weights))
-        module.eval()
+        training = Lines.of(sets.training, config.text.smoothing)
+        tokenizer = Tokenizer(minilm_folder() / "tokenizer.json", SPEC)
+        tokens = Tokens.of(sets.training, tokenizer)
+
+    encoder = load_minilm()
+    model = TextModel(config.text)
+    if config.text.start:
+        record.metrics["started_from"] = start_from(Path(config.text.start), encoder, model)
+    with record.timed("fit"):
+        record.metrics["fit_cpu_seconds"] = round(
+            fit_text(
+                encoder, model, training, tokens, config.text, config.seed, generator, folder,
+                record.say,
+            )
+        )  # fmt: skip
+    encoder.eval()
+    model.eval()
     save_weights(folder / "encoder.safetensors", encoder)
 
     with record.timed("export MiniLM"):
@@ -103,35 +109,9 @@ def train_text(data: Path, out: Path, config: AffectConfig) -> None:
     with record.timed("score"):
         for name, lines in (("calibration", sets.calibration), *sets.validation.items()):
             record.metrics |= _score(name, model, Lines.of(lines), out)
-    for number in range(1, len(runs) + 1):
-        (folder / str(number) / CHECKPOINT).unlink()
+    (folder / CHECKPOINT).unlink()
     record.say(f"through int8: {record.metrics}")
     record.finish()
-
-
-def _run(
-    lines: Sequence[TextLine], tokens: Tokens, run: TextConfig, seed: int, folder: Path,
-    record: StageRecord,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
-    """Weights of encoder and model after one run; ``folder`` is for what it goes on from."""
-    generator = seed_everything(seed + 2)
-    encoder, model = load_minilm(), TextModel(run)
-    if run.start:
-        record.metrics["started_from"] = start_from(Path(run.start), encoder, model)
-    training = Lines.of(lines, run.smoothing)
-    spent = fit_text(encoder, model, training, tokens, run, seed, generator, folder, record.say)
-    record.metrics["fit_cpu_seconds"] = record.metrics.get("fit_cpu_seconds", 0) + round(spent)
-    return encoder.state_dict(), model.state_dict()
-
-
-def mean_weights(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Each tensor's mean over models of one shape; of counts, the first model's."""
-    return {
-        name: torch.stack([found[name] for found in weights]).mean(dim=0)
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in weights[0].items()
-    }
 
 
 def cool_styles(model: TextModel, lines: Lines, out: Path) -> dict[str, float]:

@@ -24,14 +24,13 @@ from counterpoint.trainer.affect.text_fit import (
     Lines,
     Targets,
     TextModel,
-    Tokens,
-    batches_of_like_length,
     fit_text,
     line_loss,
     line_weights,
     optimiser_of,
     rate_factor,
 )
+from counterpoint.trainer.affect.text_tokens import Tokens, batches_of_like_length
 from counterpoint.trainer.config import TextConfig
 from counterpoint.trainer.data.text import BEFORE_LINES, TextLine
 from counterpoint.trainer.labels import EMOTION

@@ -19,7 +19,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from counterpoint.engine.preprocess.text import Tokenizer
-from counterpoint.trainer.affect.text_fit import SPEC
+from counterpoint.trainer.affect.text_tokens import SPEC
 from counterpoint.trainer.data.text import TextLine
 from counterpoint.trainer.sentence import SentenceEncoder
 from counterpoint.trainer.studies.meld_context import fit, with_context

@@ -23,7 +23,7 @@ from counterpoint.engine.preprocess.text import Tokenizer, hashed_ngrams, normal
 from counterpoint.trainer.affect.audio import STEPS
 from counterpoint.trainer.affect.card import LICENCE_NOTICE, MISSING_POLICY, model_card
 from counterpoint.trainer.affect.fusion import load_encoders
-from counterpoint.trainer.affect.text_fit import SPEC
+from counterpoint.trainer.affect.text_tokens import SPEC
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.speech import read_noise
 from counterpoint.trainer.evaluate import evaluate_bundle

@@ -9,7 +9,7 @@ from typing import Any
 
 from counterpoint.engine.manifest import MASKS, Metric
 from counterpoint.streams.types import NS_PER_S
-from counterpoint.trainer.affect.text_fit import SPEC
+from counterpoint.trainer.affect.text_tokens import SPEC
 from counterpoint.trainer.config import AffectConfig
 
 LICENCE_NOTICE = (

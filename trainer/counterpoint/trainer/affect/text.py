@@ -25,13 +25,12 @@ from counterpoint.trainer.affect.heads import (
 from counterpoint.trainer.affect.start import start_from
 from counterpoint.trainer.affect.text_fit import (
     CHECKPOINT,
-    SPEC,
     Lines,
     TextModel,
-    Tokens,
     fit_text,
     one_hot,
 )
+from counterpoint.trainer.affect.text_tokens import SPEC, Tokens
 from counterpoint.trainer.calibrate import fit_temperature, softmax
 from counterpoint.trainer.config import AffectConfig
 from counterpoint.trainer.data.recordings import TWEET_EMOTIONS

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from counterpoint.engine.preprocess.text import Int64Array, Tokenizer
 from counterpoint.streams.errors import CounterpointError
-from counterpoint.trainer.affect.text_fit import SPEC, batches_of_like_length, embed_batch
+from counterpoint.trainer.affect.text_tokens import SPEC, batches_of_like_length, embed_batch
 from counterpoint.trainer.data.text import BEFORE_LINES, TextLine, read_meld
 from counterpoint.trainer.labels import EMOTION
 from counterpoint.trainer.metrics import accuracy, macro_f1, weighted_f1

@@ -226,8 +226,7 @@ def cell_key(cell: Cell) -> CellKey:
         case AudioCell():
             return ("audio", cell.index, cell.revision)
         case Line():
-            key = ("line", cell.line.sequence, cell.line.t_ns)
-            return (*key, cell.revision) if cell.revision else key
+            return _cell_key("line", cell.line.sequence, cell.line.t_ns, cell.revision)
 
 
 def encode_batch(batch: Batch, lost: Mapping[str, int]) -> bytes:

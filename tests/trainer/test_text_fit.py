@@ -331,6 +331,16 @@ def assert_same(one_run: Run, other: Run) -> None:
         assert torch.equal(tensor, other.weights()[name]), name
 
 
+def test_lines_read_without_their_n_grams_teach_them_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    tiny_encoder()
+    start = TextModel(SHORT).ngrams.table.weight
+    for dropped, moved in ((1.0, False), (0.5, True)):
+        config = dataclasses.replace(SHORT, bag_dropout=dropped, weight_decay=0.0)
+        run = Run(tmp_path / str(dropped), config)
+        assert torch.equal(run.model.ngrams.table.weight, start) is not moved
+
+
 def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = Run(tmp_path / "whole", SHORT)
     with pytest.raises(InterruptedError):

@@ -148,6 +148,9 @@ class TextConfig:
         start: folder of a bundle to go on from; empty for MiniLM alone.
         falling_epochs: the last ones, in which the learning rates fall to zero.
         layer_decay: of the learning rate, from each layer to the one below it.
+        ngram_dropout: of single n-grams.
+        bag_dropout: how often a line is read without any of its n-grams, whose vectors else learn
+            the training lines by heart and leave the encoder little to learn.
         shares: of the lines drawn, by set.
         balance: 0 draws the classes of a set as they occur, 1 equally often.
         smoothing: by set, the part of a label's share that goes to all emotions alike (Szegedy et
@@ -169,10 +172,11 @@ class TextConfig:
     encoder_learning_rate: float = 1e-4
     encoder_dropout: float = 0.1
     learning_rate: float = 1e-3
-    ngram_learning_rate: float = 3e-3
+    ngram_learning_rate: float = 3e-4
     weight_decay: float = 0.02
     dropout: float = 0.3
     ngram_dropout: float = 0.3
+    bag_dropout: float = 0.5
     shares: dict[str, float] = field(
         default_factory=lambda: {
             "semeval": 0.18,
@@ -192,7 +196,7 @@ class TextConfig:
     smoothing: dict[str, float] = field(default_factory=lambda: {"meld": 0.1})
     style_weight: float = 0.15
     whole_context: float = 0.85
-    strange_context: float = 0.2
+    strange_context: float = 0.4
     bfloat16: bool = True
 
     @classmethod

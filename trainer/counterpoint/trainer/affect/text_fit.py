@@ -233,6 +233,7 @@ def _epoch(
         sentences = embed_batch(encoder, batch, bfloat16=bfloat16)
         buckets = training.bags(rows)
         dropped = torch.rand(buckets.shape, generator=generator) < config.ngram_dropout
+        dropped |= torch.rand(len(rows), 1, generator=generator) < config.bag_dropout
         answers = model.answers(sentences, buckets.masked_fill(dropped, 0))
         loss = line_loss(
             answers, model.tweets(answers.hidden), training.targets.of(rows), config.style_weight

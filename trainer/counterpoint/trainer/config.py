@@ -209,7 +209,6 @@ class TextConfig:
             encoder_learning_rate=1e-4,
             encoder_dropout=0.1,
             learning_rate=5e-4,
-            ngram_learning_rate=1e-3,
             shares={"semeval": 0.15, "goemotions": 0.4, "meld": 0.25, "tweeteval_emotion": 0.2},
         )
 
